@@ -1,0 +1,117 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// NATSConfig describes an in-process JetStream server.
+type NATSConfig struct {
+	Dir        string // where to keep streams; empty: in a temporary folder that Stop removes
+	Addr       string // host:port to listen on; port 0 picks a free one; default 127.0.0.1:0
+	SyncAlways bool   // fsync every message before its acknowledgement; default: every two minutes
+}
+
+// NATS is a running JetStream server.
+type NATS struct {
+	cfg       NATSConfig
+	server    *server.Server
+	host      string
+	port      int
+	dir       string
+	temporary bool
+}
+
+// StartNATS starts a server and returns when it takes connections.
+func StartNATS(cfg NATSConfig) (*NATS, error) {
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	n := &NATS{cfg: cfg, dir: cfg.Dir}
+	var err error
+	if n.host, n.port, err = listenAddr(cfg.Addr); err != nil {
+		return nil, err
+	}
+	if n.dir == "" {
+		SweepStale()
+		if n.dir, err = makeTemp(); err != nil {
+			return nil, err
+		}
+		n.temporary = true
+	}
+	if err := n.Start(); err != nil {
+		return nil, errors.Join(err, n.discard())
+	}
+	return n, nil
+}
+
+// Start starts a server that was stopped, on the same port and streams.
+func (n *NATS) Start() error {
+	s, err := server.NewServer(&server.Options{
+		ServerName: "skald", Host: n.host, Port: n.port, JetStream: true, StoreDir: n.dir, SyncAlways: n.cfg.SyncAlways,
+		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
+	})
+	if err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	go s.Start()
+	if !s.ReadyForConnections(20 * time.Second) {
+		s.Shutdown()
+		return errors.New("start NATS: it does not take connections")
+	}
+	n.server = s
+	return nil
+}
+
+// URL is how to reach the server.
+func (n *NATS) URL() string {
+	return "nats://" + net.JoinHostPort(n.host, strconv.Itoa(n.port))
+}
+
+// InProcess connects without a socket.
+func (n *NATS) InProcess() nats.Option { return nats.InProcessServer(n.server) }
+
+// Halt stops the server and keeps its streams; Start brings it back.
+func (n *NATS) Halt() {
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
+}
+
+// Wipe deletes all that a halted server held: a disaster, for tests.
+func (n *NATS) Wipe() error {
+	return os.RemoveAll(filepath.Join(n.dir, "jetstream"))
+}
+
+// Stop stops the server and removes a temporary folder.
+func (n *NATS) Stop() error {
+	n.Halt()
+	return n.discard()
+}
+
+func (n *NATS) discard() error {
+	if !n.temporary {
+		return nil
+	}
+	return os.RemoveAll(n.dir)
+}
+
+// CheckAddr returns an [*AddrInUseError] if the address is taken.
+func CheckAddr(addr string) error {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return &AddrInUseError{Addr: addr}
+	}
+	if err != nil {
+		return err
+	}
+	return ln.Close()
+}

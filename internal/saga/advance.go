@@ -1,0 +1,97 @@
+package saga
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Start begins a saga: the first entries of its history and its first
+// commands. The input must be valid JSON.
+func Start(def *Definition, id string, input json.RawMessage, now time.Time) (Decision, error) {
+	m := machine{def: def, now: now, state: State{ID: id, Input: input}}
+	started := Entry{Type: Started}
+	if def.Deadline > 0 {
+		started.DueAt = now.Add(def.Deadline)
+	}
+	m.record(started)
+	m.progress()
+	return Decision{Next: m.state, History: m.history, Commands: m.commands}, nil
+}
+
+// Advance applies one event. Late, repeated and reordered events are ordinary
+// with at-least-once delivery: they are ignored with a reason, never an error.
+// An error means that the state does not fit the definition. s is not changed.
+func Advance(def *Definition, s State, ev Event, now time.Time) (Decision, error) {
+	if len(s.Steps) != len(def.Steps) {
+		return Decision{}, fmt.Errorf("saga %s has %d steps, its definition %s has %d", s.ID, len(s.Steps), def.Name, len(def.Steps))
+	}
+	m := machine{def: def, now: now, state: s}
+	m.state.Steps = slices.Clone(s.Steps)
+	var ignored, illegal string
+	switch ev := ev.(type) {
+	case Reply:
+		ignored = m.reply(ev)
+	case Tick:
+		ignored = m.tick(ev)
+	case Cancel:
+		ignored, illegal = m.cancel(ev)
+	default:
+		return Decision{}, fmt.Errorf("saga %s: unknown event %T", s.ID, ev)
+	}
+	if ignored != "" || illegal != "" {
+		return Decision{Next: s, Ignored: ignored, Illegal: illegal}, nil
+	}
+	m.progress()
+	return Decision{Next: m.state, History: m.history, Commands: m.commands}, nil
+}
+
+// machine is one decision in the making.
+type machine struct {
+	def      *Definition
+	now      time.Time
+	state    State
+	history  []Entry
+	commands []Command
+	scope    *scope // what expressions see; made when the first one asks
+}
+
+// record notes a fact and lets it change the state: nothing else may.
+func (m *machine) record(e Entry) {
+	e.At = m.now
+	m.history = append(m.history, e)
+	m.state.apply(e, len(m.def.Steps))
+}
+
+// cancel undoes the saga if the pivot allows it. Asking again is not an error.
+func (m *machine) cancel(c Cancel) (ignored, illegal string) {
+	switch {
+	case m.state.Status.Ended():
+		return "", IllegalEnded
+	case pivotPassed(m.def, m.state):
+		return "", IllegalPastPivot
+	case m.state.Cause != nil:
+		return "the saga is already being undone", ""
+	case pivotInFlight(m.def, m.state):
+		if m.state.CancelRequested {
+			return "cancellation has been requested already", ""
+		}
+		m.record(Entry{Type: CancelAsked, Reason: c.Reason, Actor: c.Actor})
+		return "", ""
+	}
+	m.record(Entry{Type: CancelAsked, Reason: c.Reason, Actor: c.Actor})
+	m.turnBack(Failure{Code: "cancelled", Message: c.Reason})
+	return "", ""
+}
+
+// turnBack ends the way forward. Steps in flight are settled first: they get
+// no new attempts, so those that only wait for one are given up here.
+func (m *machine) turnBack(cause Failure) {
+	m.record(Entry{Type: TurnedBack, Error: &cause})
+	for i, st := range m.state.Steps {
+		if st.Status == StepRunning && st.Waiting {
+			m.record(Entry{Type: StepGivenUp, Step: i + 1, Phase: Action, Error: st.Error})
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package saga
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind says what a step means for the saga's way back.
+type Kind string
+
+// The kinds of steps.
+const (
+	Compensatable Kind = "compensatable" // undone when the saga turns back
+	Pivot         Kind = "pivot"         // the point of no return: once it succeeds, only forward
+	Retriable     Kind = "retriable"     // after the pivot: tried until it succeeds
+)
+
+// Definition is one immutable version of a kind of saga. Get one from [Parse];
+// it is safe for concurrent use. Name, Version and Digest identify it.
+type Definition struct {
+	Name     string
+	Version  int // given by whoever stores it, from 1
+	Deadline time.Duration
+	Steps    []Step // in dependency order
+
+	Source []byte // canonical JSON of what was parsed
+	Digest string // hex SHA-256 of Source
+
+	pivot int // index of the pivot; -1: none
+}
+
+// Step is one step of a definition.
+type Step struct {
+	Name              string
+	Participant       string
+	Action            string
+	Compensation      string // empty: nothing to undo
+	Kind              Kind
+	After             []int         // indexes of the steps that must be through first
+	Timeout           time.Duration // of one attempt
+	MaxDuration       time.Duration // from an effect's first command: how far in_progress may extend an attempt
+	Retry             RetryPolicy
+	CompensationRetry RetryPolicy
+
+	when, payload *expression // nil: always, and everything known
+	ancestors     []int       // all steps whose results its expressions may see
+}
+
+// RetryPolicy says how often and how soon an operation is tried again.
+type RetryPolicy struct {
+	MaxAttempts int           // 0: no limit
+	Initial     time.Duration // upper bound of the first wait
+	Max         time.Duration // upper bound of every wait
+}
+
+// Index finds a step by name; -1: there is none.
+func (d *Definition) Index(name string) int {
+	return slices.IndexFunc(d.Steps, func(s Step) bool { return s.Name == name })
+}
+
+// Participants lists the participants of all steps, each once, in order of
+// first use.
+func (d *Definition) Participants() []string {
+	var names []string
+	for _, s := range d.Steps {
+		if !slices.Contains(names, s.Participant) {
+			names = append(names, s.Participant)
+		}
+	}
+	return names
+}
+
+// link fills in what follows from the graph and checks its rules.
+func (d *Definition) link() error {
+	d.pivot = slices.IndexFunc(d.Steps, func(s Step) bool { return s.Kind == Pivot })
+	for i := range d.Steps {
+		s := &d.Steps[i]
+		for _, p := range s.After {
+			s.ancestors = append(append(s.ancestors, p), d.Steps[p].ancestors...)
+		}
+		slices.Sort(s.ancestors)
+		s.ancestors = slices.Compact(s.ancestors)
+	}
+	var errs []error
+	for i, s := range d.Steps {
+		switch {
+		case s.Kind == Pivot && i != d.pivot:
+			errs = append(errs, fmt.Errorf("step %q: the saga already has a pivot, %q", s.Name, d.Steps[d.pivot].Name))
+		case s.Kind == Compensatable && d.pivot >= 0 && !slices.Contains(d.Steps[d.pivot].ancestors, i):
+			errs = append(errs, fmt.Errorf("step %q: a compensatable step must come before the pivot %q on every path", s.Name, d.Steps[d.pivot].Name))
+		case s.Kind == Retriable && d.pivot < 0:
+			errs = append(errs, fmt.Errorf("step %q: a retriable step needs a pivot before it", s.Name))
+		case s.Kind == Retriable && !slices.Contains(s.ancestors, d.pivot):
+			errs = append(errs, fmt.Errorf("step %q: a retriable step must come after the pivot %q", s.Name, d.Steps[d.pivot].Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validName reports whether s may name a definition, step, participant or
+// operation: it becomes part of subjects, effect ids and JSON keys.
+func validName(s string) bool {
+	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}

@@ -1,0 +1,229 @@
+package saga
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// MaxSteps bounds a definition: a saga's state is one row.
+const MaxSteps = 100
+
+// Defaults for what a definition leaves out.
+const (
+	defaultTimeout     = 10 * time.Second
+	defaultMaxDuration = time.Hour
+)
+
+var (
+	defaultRetry        = RetryPolicy{MaxAttempts: 5, Initial: 200 * time.Millisecond, Max: 30 * time.Second}
+	defaultRetriable    = RetryPolicy{MaxAttempts: 0, Initial: 200 * time.Millisecond, Max: 30 * time.Second}
+	defaultCompensation = RetryPolicy{MaxAttempts: 20, Initial: 200 * time.Millisecond, Max: 30 * time.Second}
+)
+
+// document is the file format, in YAML or JSON.
+type document struct {
+	Name     string         `yaml:"name" json:"name"`
+	Deadline duration       `yaml:"deadline" json:"deadline,omitzero"`
+	Steps    []documentStep `yaml:"steps" json:"steps"`
+}
+
+type documentStep struct {
+	Name              string         `yaml:"name" json:"name"`
+	Participant       string         `yaml:"participant" json:"participant"`
+	Action            string         `yaml:"action" json:"action"`
+	Compensation      string         `yaml:"compensation" json:"compensation,omitempty"`
+	Kind              Kind           `yaml:"kind" json:"kind,omitempty"`
+	After             *[]string      `yaml:"after" json:"after,omitempty"`
+	Timeout           duration       `yaml:"timeout" json:"timeout,omitzero"`
+	MaxDuration       duration       `yaml:"max_duration" json:"max_duration,omitzero"`
+	Retry             *documentRetry `yaml:"retry" json:"retry,omitempty"`
+	CompensationRetry *documentRetry `yaml:"compensation_retry" json:"compensation_retry,omitempty"`
+	When              string         `yaml:"when" json:"when,omitempty"`
+	Payload           string         `yaml:"payload" json:"payload,omitempty"`
+}
+
+type documentRetry struct {
+	MaxAttempts *int     `yaml:"max_attempts" json:"max_attempts,omitempty"`
+	Initial     duration `yaml:"initial" json:"initial,omitzero"`
+	Max         duration `yaml:"max" json:"max,omitzero"`
+}
+
+// Parse reads a definition from YAML or JSON. Unknown fields are refused. The
+// error lists everything that is wrong, one line each, not only the first.
+func Parse(text []byte) (*Definition, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	var doc document
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("the definition is empty")
+		}
+		return nil, err
+	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("one definition per file: there is a second document")
+	}
+	d, errs := doc.definition()
+	if len(errs) == 0 {
+		if err := d.link(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	source, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode definition %s: %w", d.Name, err)
+	}
+	sum := sha256.Sum256(source)
+	d.Source, d.Digest = source, hex.EncodeToString(sum[:])
+	return d, nil
+}
+
+func (doc document) definition() (*Definition, []error) {
+	var errs []error
+	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline)}
+	if !validName(doc.Name) {
+		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
+	}
+	if doc.Deadline < 0 {
+		errs = append(errs, errors.New("deadline: must be positive"))
+	}
+	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
+		errs = append(errs, fmt.Errorf("steps: a saga has 1 to %d", MaxSteps))
+	}
+	for i, ds := range doc.Steps {
+		step, stepErrs := ds.step(d, i)
+		for _, err := range stepErrs {
+			errs = append(errs, fmt.Errorf("step %d (%q): %w", i+1, ds.Name, err))
+		}
+		d.Steps = append(d.Steps, step)
+	}
+	return d, errs
+}
+
+func (ds documentStep) step(d *Definition, i int) (Step, []error) {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	s := Step{
+		Name: ds.Name, Participant: ds.Participant, Action: ds.Action, Compensation: ds.Compensation, Kind: ds.Kind,
+		Timeout: time.Duration(ds.Timeout), MaxDuration: time.Duration(ds.MaxDuration),
+		CompensationRetry: ds.CompensationRetry.over(defaultCompensation, bad),
+	}
+	for field, name := range map[string]string{"name": s.Name, "participant": s.Participant, "action": s.Action} {
+		if !validName(name) {
+			bad("%s: must match [a-z0-9-]+ and have at most 64 characters", field)
+		}
+	}
+	if d.Index(s.Name) >= 0 {
+		bad("name: there is another step of that name")
+	}
+	switch s.Kind {
+	case "":
+		s.Kind = Compensatable
+	case Compensatable, Pivot, Retriable:
+	default:
+		bad("kind: must be compensatable, pivot or retriable")
+	}
+	switch {
+	case s.Kind != Compensatable && (s.Compensation != "" || ds.CompensationRetry != nil):
+		bad("compensation: a %s step is never compensated", s.Kind)
+	case s.Kind == Compensatable && s.Compensation == "":
+		bad("compensation: must be given; write `none` if there is nothing to undo")
+	case s.Compensation == "none":
+		s.Compensation = ""
+	case s.Compensation != "" && !validName(s.Compensation):
+		bad("compensation: must match [a-z0-9-]+ and have at most 64 characters")
+	case s.Compensation != "" && s.Compensation == s.Action:
+		bad("compensation: must differ from the action")
+	}
+	s.Retry = ds.Retry.over(defaultRetry, bad)
+	if s.Kind == Retriable {
+		s.Retry = ds.Retry.over(defaultRetriable, bad)
+	}
+	if s.Timeout < 0 || s.MaxDuration < 0 {
+		bad("timeout and max_duration: must be positive")
+	}
+	if s.Timeout == 0 {
+		s.Timeout = defaultTimeout
+	}
+	if s.MaxDuration == 0 {
+		s.MaxDuration = defaultMaxDuration
+	}
+	s.After = ds.after(d, i, bad)
+	var err error
+	if s.when, err = compile(ds.When, true); err != nil {
+		bad("when: %w", err)
+	}
+	if s.payload, err = compile(ds.Payload, false); err != nil {
+		bad("payload: %w", err)
+	}
+	return s, errs
+}
+
+// after resolves names; left out it means the step above.
+func (ds documentStep) after(d *Definition, i int, bad func(string, ...any)) []int {
+	if ds.After == nil {
+		if i == 0 {
+			return nil
+		}
+		return []int{i - 1}
+	}
+	var after []int
+	for _, name := range *ds.After {
+		p := d.Index(name)
+		if p < 0 {
+			bad("after: no step %q stands above this one", name)
+			continue
+		}
+		after = append(after, p)
+	}
+	return after
+}
+
+func (r *documentRetry) over(p RetryPolicy, bad func(string, ...any)) RetryPolicy {
+	if r == nil {
+		return p
+	}
+	if r.MaxAttempts != nil {
+		p.MaxAttempts = *r.MaxAttempts
+	}
+	if r.Initial != 0 {
+		p.Initial = time.Duration(r.Initial)
+	}
+	if r.Max != 0 {
+		p.Max = time.Duration(r.Max)
+	}
+	if p.MaxAttempts < 0 || p.Initial < 0 || p.Max < 0 {
+		bad("retry: max_attempts, initial and max must not be negative (max_attempts 0 means no limit)")
+	}
+	if p.Initial > p.Max {
+		p.Initial = p.Max
+	}
+	return p
+}
+
+// duration is written as Go writes it: 200ms, 15m.
+type duration time.Duration
+
+// UnmarshalYAML reads a duration; a bare number has no unit and is refused.
+func (d *duration) UnmarshalYAML(node *yaml.Node) error {
+	v, err := time.ParseDuration(node.Value)
+	if err != nil || node.Kind != yaml.ScalarNode || v <= 0 {
+		return fmt.Errorf("line %d: a duration is a positive number with a unit, such as 200ms or 15m", node.Line)
+	}
+	*d = duration(v)
+	return nil
+}
+
+// MarshalJSON writes the form that UnmarshalYAML reads.
+func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }

@@ -1,0 +1,148 @@
+package saga
+
+import "slices"
+
+// progress does what the state now calls for, until it calls for nothing: the
+// next steps, the next compensations, or the end.
+func (m *machine) progress() {
+	if m.state.Status.Ended() {
+		return
+	}
+	var done bool
+	if m.state.Cause == nil {
+		done = m.forward()
+	}
+	if m.state.Cause != nil { // forward may have found a reason to turn back
+		done = m.backward()
+	}
+	stuck := false
+	for i := range m.state.Steps {
+		stuck = stuck || m.state.Steps[i].Status == StepStuck
+	}
+	if was := m.state.Status == Stuck; was != stuck {
+		if stuck {
+			m.record(Entry{Type: BecameStuck})
+		} else {
+			m.record(Entry{Type: NoLongerStuck})
+		}
+	}
+	switch {
+	case !done:
+	case m.state.Cause == nil:
+		m.record(Entry{Type: EndedCompleted})
+	default:
+		m.record(Entry{Type: EndedCompensated})
+	}
+}
+
+// forward issues every step whose predecessors are through. Steps stand in
+// dependency order, so one pass sees also what a skipped step lets begin. It
+// reports whether all steps are through.
+func (m *machine) forward() (done bool) {
+	for i, step := range m.def.Steps {
+		if m.state.Steps[i].Status != StepPending || !m.allThrough(step.After) {
+			continue
+		}
+		run, err := m.expressions().condition(i)
+		switch {
+		case err != nil:
+			m.cannotIssue(i, Action, err)
+		case !run:
+			m.record(Entry{Type: StepSkip, Step: i + 1})
+		default:
+			m.issue(i, Action, 1, 1)
+		}
+		if m.state.Cause != nil {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(m.state.Steps, func(st StepState) bool { return !through(st) })
+}
+
+// through reports whether the way forward leads past this step.
+func through(st StepState) bool { return st.Status == StepSucceeded || st.Status == StepSkipped }
+
+func (m *machine) allThrough(steps []int) bool {
+	for _, i := range steps {
+		if !through(m.state.Steps[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// backward compensates everything that may have happened, in reverse
+// dependency order, independent steps together, once nothing is in flight.
+// It reports whether nothing is left to undo.
+func (m *machine) backward() (done bool) {
+	for i := range m.state.Steps {
+		if m.state.Steps[i].Status == StepRunning {
+			return false
+		}
+	}
+	done = true
+	blocked := make([]bool, len(m.def.Steps)) // by a later step that is not undone yet
+	for i := len(m.def.Steps) - 1; i >= 0; i-- {
+		step, st := m.def.Steps[i], m.state.Steps[i]
+		left := st.Status == StepCompensating || st.Status == StepStuck ||
+			(step.Compensation != "" && (st.Status == StepSucceeded || st.Status == StepUnknown))
+		if left {
+			done = false
+			if !blocked[i] && (st.Status == StepSucceeded || st.Status == StepUnknown) {
+				m.issue(i, Compensation, 1, 1)
+			}
+		}
+		for _, p := range step.After {
+			blocked[p] = blocked[p] || left || blocked[i]
+		}
+	}
+	return done
+}
+
+// issue writes a command. If its payload cannot be made, the step has failed
+// without effect; where failing is not allowed, it is stuck.
+func (m *machine) issue(i int, phase Phase, generation, attempt int) {
+	step := m.def.Steps[i]
+	payload, err := m.expressions().payload(i, phase)
+	if err != nil {
+		m.cannotIssue(i, phase, err)
+		return
+	}
+	due := m.now.Add(step.Timeout)
+	m.record(Entry{Type: CommandIssued, Step: i + 1, Phase: phase, Generation: generation, Attempt: attempt, DueAt: due})
+	st := m.state.Steps[i]
+	c := Command{
+		Step: step.Name, Participant: step.Participant, Operation: step.Action, Phase: phase,
+		Generation: generation, Attempt: attempt, EffectTime: st.IssuedAt, Payload: payload,
+	}
+	switch {
+	case phase == Compensation:
+		c.Operation, c.ActionOutcome, c.ActionGen = step.Compensation, Succeeded, st.ActionGen
+		if st.Unknown {
+			c.ActionOutcome = OutcomeUnknown
+		}
+	case step.Kind == Compensatable:
+		c.NotAfter = due
+	}
+	m.commands = append(m.commands, c)
+}
+
+func (m *machine) cannotIssue(i int, phase Phase, err error) {
+	step := m.def.Steps[i]
+	failure := Failure{Code: "expression", Message: err.Error(), Step: step.Name}
+	if phase == Compensation || step.Kind == Retriable {
+		m.record(Entry{Type: StepNeedsHelp, Step: i + 1, Phase: phase, Error: &failure})
+		return
+	}
+	m.record(Entry{Type: StepFailure, Step: i + 1, Phase: phase, Error: &failure})
+	m.turnBack(failure)
+}
+
+// expressions gives the steps' expressions sight of the input and the results.
+func (m *machine) expressions() *scope {
+	if m.scope == nil {
+		m.scope = &scope{def: m.def, input: m.state.Input}
+	}
+	m.scope.steps = m.state.Steps
+	return m.scope
+}

@@ -1,0 +1,165 @@
+// Package saga decides what a saga does next, and never does it.
+//
+// Everything here is a function of its arguments: nothing reads a clock, a
+// database or a socket, so every rule can be tested by calling it. The shell
+// (package coordinator) stores a [Decision] in one transaction, or not at all.
+//
+// Read [Advance] first: it is the whole machine on one screen. What an event
+// may do to one step is in reply.go and timer.go; what follows from the new
+// state (next steps, compensations, the end) is in progress.go; how a state is
+// made of its history is in history.go.
+//
+// The model is that of Garcia-Molina and Salem, "Sagas" (SIGMOD 1987), with
+// the pivot and retriable steps of Mehrotra et al. (1992).
+package saga
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Status is where a saga stands. The words are stored: they may be added to,
+// never renamed.
+type Status string
+
+// The statuses of a saga.
+const (
+	Running      Status = "running"
+	Compensating Status = "compensating"
+	Completed    Status = "completed"
+	Compensated  Status = "compensated"
+	Stuck        Status = "stuck"
+	Abandoned    Status = "abandoned"
+)
+
+// Ended reports whether nothing will happen to the saga any more.
+func (s Status) Ended() bool { return s == Completed || s == Compensated || s == Abandoned }
+
+// StepStatus is where one step of a saga stands.
+type StepStatus string
+
+// The statuses of a step. A stuck step says in its Phase which of its two
+// operations is meant.
+const (
+	StepPending      StepStatus = "pending"
+	StepRunning      StepStatus = "running"
+	StepSucceeded    StepStatus = "succeeded"
+	StepFailed       StepStatus = "failed"
+	StepUnknown      StepStatus = "unknown"
+	StepCompensating StepStatus = "compensating"
+	StepCompensated  StepStatus = "compensated"
+	StepSkipped      StepStatus = "skipped"
+	StepStuck        StepStatus = "stuck"
+)
+
+// Phase names the two operations of a step.
+type Phase string
+
+// The phases of a step.
+const (
+	Action       Phase = "action"
+	Compensation Phase = "compensation"
+)
+
+// Failure says why something did not work. It is data: it is stored, shown to
+// operators and never compared.
+type Failure struct {
+	Code    string `json:"code"`
+	Message string `json:"message,omitempty"`
+	Step    string `json:"step,omitempty"` // empty: the saga itself
+}
+
+// State is everything the machine knows of one saga besides its definition.
+// ID and Input never change and are kept by the shell beside the encoded rest.
+type State struct {
+	ID    string          `json:"-"`
+	Input json.RawMessage `json:"-"`
+
+	Status          Status      `json:"status"`
+	Steps           []StepState `json:"steps"`
+	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
+	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
+	CancelRequested bool        `json:"cancel,omitempty"`  // asked for while the pivot was in flight
+	Overdue         bool        `json:"overdue,omitempty"` // the deadline passed after the point of no return
+}
+
+// StepState is what is known of one step. Generation, Attempt, IssuedAt, DueAt
+// and Waiting belong to the operation named by Phase.
+type StepState struct {
+	Status     StepStatus      `json:"s"`
+	Phase      Phase           `json:"p,omitempty"`  // empty: nothing issued yet
+	Generation int             `json:"g,omitempty"`  // of the current effect id, from 1
+	ActionGen  int             `json:"ag,omitempty"` // generation of the action, once it is compensated
+	Attempt    int             `json:"a,omitempty"`  // of the phase, from 1, over all generations
+	IssuedAt   time.Time       `json:"i,omitzero"`   // first command of the current effect id
+	DueAt      time.Time       `json:"d,omitzero"`   // when to stop waiting; zero: nothing is awaited
+	Waiting    bool            `json:"w,omitempty"`  // backing off: DueAt is when the next attempt goes out
+	Unknown    bool            `json:"u,omitempty"`  // the action may or may not have happened
+	Result     json.RawMessage `json:"r,omitempty"`  // of the action
+	Error      *Failure        `json:"e,omitempty"`  // the latest failure of the current phase
+}
+
+// Command is one message to a participant. The shell turns it into an outbox
+// row in the transaction that stores the state it came with.
+type Command struct {
+	Step          string
+	Participant   string
+	Operation     string // the action's or the compensation's name
+	Phase         Phase
+	Generation    int
+	Attempt       int
+	EffectTime    time.Time // first issue of this effect id
+	NotAfter      time.Time // zero: none. A participant should not start later (an optimisation, never relied on)
+	ActionOutcome Outcome   // compensations only: Succeeded, or "unknown"
+	ActionGen     int       // compensations only: the generation of the action that it undoes
+	Payload       json.RawMessage
+}
+
+// Decision is the answer to "what now?". The shell stores Next and History and
+// appends Commands to the outbox in one transaction, or does nothing.
+type Decision struct {
+	Next     State
+	History  []Entry
+	Commands []Command
+	Ignored  string // why the event changed nothing; empty if it did
+	Illegal  string // why an operator's request was refused: a code below; empty if it was not
+}
+
+// Why an operator's request is refused.
+const (
+	IllegalEnded     = "saga-already-terminal"
+	IllegalPastPivot = "past-pivot"
+)
+
+// WakeAt is the earliest time at which s wants a [Tick]; zero if it waits for
+// nothing but replies and people.
+func (s State) WakeAt() time.Time {
+	wake := s.DeadlineAt
+	for i := range s.Steps {
+		if due := s.Steps[i].DueAt; !due.IsZero() && (wake.IsZero() || due.Before(wake)) {
+			wake = due
+		}
+	}
+	return wake
+}
+
+// Allowed lists the operator's requests that [Advance] would take now.
+func Allowed(def *Definition, s State) []string {
+	if s.Status.Ended() || pivotPassed(def, s) {
+		return nil
+	}
+	return []string{"cancel"}
+}
+
+// pivotPassed reports whether the saga can only go forward.
+func pivotPassed(def *Definition, s State) bool {
+	i := def.pivot
+	return i >= 0 && s.Cause == nil && (s.Steps[i].Status == StepSucceeded || s.Steps[i].Status == StepSkipped)
+}
+
+// pivotInFlight reports whether the pivot's command was written and its
+// outcome is not known: the point of no return may or may not be behind us.
+func pivotInFlight(def *Definition, s State) bool {
+	i := def.pivot
+	return i >= 0 && (s.Steps[i].Status == StepRunning || s.Steps[i].Status == StepStuck)
+}

@@ -1,0 +1,72 @@
+package saga
+
+import (
+	"hash/fnv"
+	"io"
+	"math"
+	"strconv"
+	"time"
+)
+
+// tick deals with whatever is due at m.now.
+func (m *machine) tick(t Tick) (ignored string) {
+	if m.state.Status.Ended() {
+		return "the saga is " + string(m.state.Status)
+	}
+	before := len(m.history)
+	if at := m.state.DeadlineAt; !at.IsZero() && !at.After(m.now) {
+		m.deadline()
+	}
+	for i := range m.state.Steps {
+		st := m.state.Steps[i]
+		if st.DueAt.IsZero() || st.DueAt.After(m.now) {
+			continue
+		}
+		switch {
+		case st.Waiting:
+			m.issue(i, st.Phase, st.Generation, st.Attempt+1)
+		case t.Publication == Withheld:
+			// The participant cannot have seen it: no attempt is spent, and the
+			// shell looks again later.
+		case t.Publication == JustPublished:
+			m.record(Entry{Type: DeadlineExtended, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt,
+				DueAt: m.now.Add(m.def.Steps[i].Timeout), Reason: "published late"})
+		default:
+			m.tryAgain(i, Failure{Code: "timeout", Message: "no reply within " + m.def.Steps[i].Timeout.String(), Step: m.def.Steps[i].Name}, 0)
+		}
+	}
+	if len(m.history) == before {
+		return "nothing is due"
+	}
+	return ""
+}
+
+// deadline handles the saga's own: undo while that is possible, else go on
+// and say so.
+func (m *machine) deadline() {
+	switch {
+	case pivotPassed(m.def, m.state):
+		m.record(Entry{Type: BecameOverdue})
+	case pivotInFlight(m.def, m.state):
+		m.record(Entry{Type: CancelAsked, Reason: "deadline", Actor: "skald"})
+	default:
+		m.turnBack(Failure{Code: "deadline", Message: "not completed within " + m.def.Deadline.String()})
+	}
+}
+
+// allows reports whether the policy has room for that attempt.
+func (p RetryPolicy) allows(attempt int) bool {
+	return p.MaxAttempts == 0 || attempt <= p.MaxAttempts
+}
+
+// backoff is the wait after the current attempt: exponential, capped, with
+// full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015). The
+// jitter is a hash of what identifies the attempt, so that replaying a saga
+// gives the same times.
+func (p RetryPolicy) backoff(id, step string, st StepState) time.Duration {
+	ceiling := min(float64(p.Initial)*math.Pow(2, float64(st.Attempt-1)), float64(p.Max))
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, id+"/"+step+"/"+string(st.Phase)+"/"+strconv.Itoa(st.Generation)+"/"+strconv.Itoa(st.Attempt))
+	// FNV's low bits are the well-mixed ones.
+	return time.Duration(ceiling * float64(h.Sum64()&0xfffff) / 0x100000).Truncate(time.Millisecond)
+}

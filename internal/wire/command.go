@@ -1,0 +1,106 @@
+package wire
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// Command asks a participant for one attempt at one effect.
+type Command struct {
+	MsgID         string // of this message; another attempt is another message
+	Subject       string // NATS subject it came on
+	EffectID      EffectID
+	Saga          string
+	Attempt       int // from 1
+	ReplyTo       string
+	EffectTime    time.Time // first issue of the effect id
+	NotAfter      time.Time // zero: none. An attempt should not be started later
+	Compensates   *EffectID // compensations only: the action to undo
+	ActionOutcome Outcome   // compensations only: Succeeded or Unknown
+	Time          time.Time // when the message was written
+	Traceparent   string
+	Tracestate    string
+	Payload       []byte
+}
+
+// AppendHeaders writes the headers as a JSON object of strings, the form in
+// which the outbox keeps them. What the relay knows from the row's own columns
+// is left out: message id, time and the CloudEvents version.
+func (c Command) AppendHeaders(b []byte) []byte {
+	b = append(b, `{"ce-type":"`+TypeCommand+`","ce-source":"`+Source+`","content-type":"`+ContentType+`","ce-subject":"`...)
+	b = append(b, c.Saga...)
+	b = append(b, `","ce-effectid":"`...)
+	b = c.EffectID.appendTo(b)
+	b = append(b, `","ce-attempt":"`...)
+	b = strconv.AppendInt(b, int64(c.Attempt), 10)
+	b = append(b, `","ce-replyto":"`...)
+	b = append(b, c.ReplyTo...)
+	b = append(b, `","ce-effecttime":"`...)
+	b = c.EffectTime.AppendFormat(b, time.RFC3339Nano)
+	if !c.NotAfter.IsZero() {
+		b = append(b, `","ce-notafter":"`...)
+		b = c.NotAfter.AppendFormat(b, time.RFC3339Nano)
+	}
+	if c.Compensates != nil {
+		b = append(b, `","ce-compensates":"`...)
+		b = c.Compensates.appendTo(b)
+		b = append(b, `","ce-actionoutcome":"`...)
+		b = append(b, c.ActionOutcome...)
+	}
+	b = append(b, '"')
+	if c.Traceparent != "" {
+		b = append(b, `,"traceparent":`...)
+		b = strconv.AppendQuote(b, c.Traceparent)
+	}
+	if c.Tracestate != "" {
+		b = append(b, `,"tracestate":`...)
+		b = strconv.AppendQuote(b, c.Tracestate)
+	}
+	return append(b, '}')
+}
+
+// DecodeCommand reads a command from a message. An error means that it cannot
+// be understood, now or later.
+func DecodeCommand(subject string, h map[string][]string, payload []byte) (Command, error) {
+	c := Command{
+		MsgID: get(h, HeaderMsgID), Subject: subject, Saga: get(h, HeaderSubject), ReplyTo: get(h, HeaderReplyTo),
+		ActionOutcome: Outcome(get(h, HeaderActionOutcome)),
+		Traceparent:   get(h, HeaderTraceparent), Tracestate: get(h, HeaderTracestate), Payload: payload,
+	}
+	if c.ReplyTo == "" {
+		return Command{}, fmt.Errorf("%s: %w", HeaderReplyTo, errNoHeader)
+	}
+	if !utf8.Valid(payload) {
+		return Command{}, fmt.Errorf("payload: not UTF-8")
+	}
+	var err error
+	if c.EffectID, err = ParseEffectID(get(h, HeaderEffectID)); err != nil {
+		return Command{}, err
+	}
+	if c.Saga == "" {
+		c.Saga = c.EffectID.Saga
+	}
+	if v := get(h, HeaderCompensates); v != "" {
+		e, err := ParseEffectID(v)
+		if err != nil {
+			return Command{}, fmt.Errorf("%s: %w", HeaderCompensates, err)
+		}
+		c.Compensates = &e
+	}
+	if isCompensation := c.EffectID.Phase == Compensation; isCompensation != (c.Compensates != nil) {
+		return Command{}, fmt.Errorf("%s: belongs on compensations, and on those only", HeaderCompensates)
+	}
+	if c.Attempt, err = getAttempt(h); err != nil {
+		return Command{}, err
+	}
+	if c.EffectTime, err = getTime(h, HeaderEffectTime); err != nil {
+		return Command{}, err
+	}
+	if c.NotAfter, err = getTime(h, HeaderNotAfter); err != nil {
+		return Command{}, err
+	}
+	c.Time, err = getTime(h, HeaderTime)
+	return c, err
+}
