@@ -1,0 +1,150 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/skald-saga/skald/internal/wire"
+)
+
+// Delivery is one message of the replies stream.
+type Delivery struct {
+	Reply   wire.Reply
+	Err     error // why it could not be read
+	Subject string
+	Headers map[string][]string
+	Body    []byte
+}
+
+// ReplyConsumer hands replies on in batches, and acknowledges a batch when it
+// has been dealt with.
+type ReplyConsumer struct {
+	Topology Topology
+	JS       jetstream.JetStream
+	Log      *slog.Logger
+	Missing  func() // called when the stream or consumer is not there; may be nil
+}
+
+const (
+	replyBatch   = 256
+	replyBuffer  = 2048 // messages fetched ahead
+	retryFirst   = 50 * time.Millisecond
+	retryMost    = 5 * time.Second
+	replyExpires = 5 * time.Second // of one pull request
+)
+
+// Run consumes until ctx is cancelled. Batches are what is waiting, at most
+// replyBatch: one reply alone is handled at once, and while a batch is handled
+// the next gathers. A batch that handle fails is offered again, in the same
+// order, until it succeeds.
+func (c *ReplyConsumer) Run(ctx context.Context, handle func(context.Context, []Delivery) error) error {
+	for ctx.Err() == nil {
+		if err := c.consume(ctx, handle); err != nil && ctx.Err() == nil {
+			c.Log.WarnContext(ctx, "consuming replies was interrupted", "err", err)
+			if c.Missing != nil {
+				c.Missing()
+			}
+			pause(ctx, 200*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// consume works until the consumer is lost.
+func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context, []Delivery) error) error {
+	consumer, err := c.JS.Consumer(ctx, c.Topology.RepliesStream(), EngineConsumer)
+	if err != nil {
+		return fmt.Errorf("find consumer: %w", err)
+	}
+	messages := make(chan jetstream.Msg, replyBuffer)
+	lost := make(chan error, 1)
+	cc, err := consumer.Consume(func(m jetstream.Msg) {
+		select {
+		case messages <- m:
+		case <-ctx.Done():
+		}
+	}, jetstream.PullMaxMessages(replyBuffer), jetstream.PullExpiry(replyExpires), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	defer cc.Stop()
+	batch := make([]jetstream.Msg, 0, replyBatch)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			if gone(err) {
+				return err
+			}
+			continue
+		case m := <-messages:
+			batch = append(batch[:0], m)
+		}
+	gather:
+		for len(batch) < replyBatch {
+			select {
+			case m := <-messages:
+				batch = append(batch, m)
+			default:
+				break gather
+			}
+		}
+		if err := c.handle(ctx, batch, handle); err != nil {
+			return err
+		}
+	}
+}
+
+// gone tells a lost consumer from what the client mends itself.
+func gone(err error) bool {
+	return errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) ||
+		errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoHeartbeat) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrConnectionClosed)
+}
+
+func (c *ReplyConsumer) handle(ctx context.Context, batch []jetstream.Msg, handle func(context.Context, []Delivery) error) error {
+	deliveries := make([]Delivery, len(batch))
+	for i, m := range batch {
+		d := Delivery{Subject: m.Subject(), Headers: m.Headers(), Body: m.Data()}
+		d.Reply, d.Err = wire.DecodeReply(d.Headers, d.Body)
+		deliveries[i] = d
+	}
+	for delay := retryFirst; ; delay = min(2*delay, retryMost) {
+		err := handle(ctx, deliveries)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.Log.WarnContext(ctx, "handling replies failed", "replies", len(batch), "err", err, "retry_in", delay)
+		pause(ctx, delay)
+	}
+	for _, m := range batch {
+		if err := m.Ack(); err != nil {
+			return fmt.Errorf("acknowledge reply: %w", err)
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,181 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// EngineConsumer is the durable consumer on the replies stream that all
+// servers share.
+const EngineConsumer = "engine"
+
+// Topology is what Skald needs to exist in JetStream. Participants need no
+// rights to create anything: their consumers are made for them.
+type Topology struct {
+	Prefix       string
+	Participants []string
+	Replicas     int // of the streams; 0 is 1
+}
+
+// CommandsStream is the name of the stream of commands.
+func (t Topology) CommandsStream() string { return streamPrefix(t.Prefix) + "_COMMANDS" }
+
+// RepliesStream is the name of the stream of replies.
+func (t Topology) RepliesStream() string { return streamPrefix(t.Prefix) + "_REPLIES" }
+
+func streamPrefix(prefix string) string {
+	return strings.NewReplacer(".", "_").Replace(strings.ToUpper(prefix))
+}
+
+// ErrUnsafeStream says that a stream exists but could lose messages: it needs
+// an operator.
+var ErrUnsafeStream = errors.New("stream is not safe for Skald")
+
+// Ensure creates what is missing and checks what is there. It returns
+// [ErrUnsafeStream] for a stream that drops or expires messages.
+func (t Topology) Ensure(ctx context.Context, js jetstream.JetStream) error {
+	for name, subject := range map[string]string{
+		t.CommandsStream(): t.Prefix + ".cmd.>",
+		t.RepliesStream():  t.Prefix + ".reply.>",
+	} {
+		if err := t.ensureStream(ctx, js, name, subject); err != nil {
+			return err
+		}
+	}
+	for _, p := range t.Participants {
+		if err := ensureConsumer(ctx, js, t.CommandsStream(), p, t.Prefix+".cmd."+p+".>"); err != nil {
+			return err
+		}
+	}
+	return ensureConsumer(ctx, js, t.RepliesStream(), EngineConsumer, t.Prefix+".reply.>")
+}
+
+func (t Topology) ensureStream(ctx context.Context, js jetstream.JetStream, name, subject string) error {
+	stream, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		// WorkQueue without MaxAge: a command waits until a participant has
+		// taken it. DiscardNew: a full stream pushes back instead of forgetting.
+		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: name, Subjects: []string{subject}, Storage: jetstream.FileStorage,
+			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
+			Duplicates: 2 * time.Minute, Replicas: max(t.Replicas, 1), AllowAtomicPublish: true,
+		})
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another server was first
+			stream, err = js.Stream(ctx, name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("ensure stream %s: %w", name, err)
+	}
+	cfg := stream.CachedInfo().Config
+	var wrong []string
+	if cfg.Storage != jetstream.FileStorage {
+		wrong = append(wrong, "storage must be file")
+	}
+	if cfg.Retention != jetstream.WorkQueuePolicy {
+		wrong = append(wrong, "retention must be workqueue")
+	}
+	if cfg.Discard != jetstream.DiscardNew {
+		wrong = append(wrong, "discard must be new")
+	}
+	if cfg.MaxAge != 0 {
+		wrong = append(wrong, "max age must not be set")
+	}
+	if len(cfg.Subjects) != 1 || cfg.Subjects[0] != subject {
+		wrong = append(wrong, "the subject must be "+subject)
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("%w: %s: %s", ErrUnsafeStream, name, strings.Join(wrong, ", "))
+	}
+	return nil
+}
+
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream, name, filter string) error {
+	_, err := js.Consumer(ctx, stream, name)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = js.CreateOrUpdateConsumer(ctx, stream, jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 16384,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("ensure consumer %s of %s: %w", name, stream, err)
+	}
+	return nil
+}
+
+// Keeper keeps the topology in being.
+type Keeper struct {
+	Topology Topology
+	JS       jetstream.JetStream
+	Log      *slog.Logger
+
+	poke chan struct{}
+}
+
+const keepInterval = 5 * time.Second
+
+// NewKeeper returns a keeper that does nothing before Run.
+func NewKeeper(nc *nats.Conn, t Topology, log *slog.Logger) (*Keeper, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	return &Keeper{Topology: t, JS: js, Log: log, poke: make(chan struct{}, 1)}, nil
+}
+
+// Poke makes the keeper look now: something was found missing.
+func (k *Keeper) Poke() {
+	select {
+	case k.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks at intervals, and when poked, until ctx is cancelled.
+func (k *Keeper) Run(ctx context.Context) error {
+	healthy := true
+	for {
+		look, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := k.Topology.Ensure(look, k.JS)
+		cancel()
+		interval := keepInterval
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			interval = time.Second
+			if healthy { // once, not every second
+				k.Log.WarnContext(ctx, "streams are not as they must be", "err", err)
+			}
+		case !healthy:
+			k.Log.InfoContext(ctx, "streams are in order again")
+		}
+		healthy = err == nil
+		timer := time.NewTimer(interval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-k.poke:
+			timer.Stop()
+			// Those who find something missing poke in a hurry.
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(100 * time.Millisecond):
+			}
+		case <-timer.C:
+		}
+	}
+}

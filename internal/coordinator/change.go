@@ -1,0 +1,293 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+// row is a locked saga and what a transaction makes of it.
+type row struct {
+	id      uuid.UUID
+	def     *definition
+	version int64
+	status  saga.Status
+	state   saga.State
+	wakeAt  time.Time // due time of its earliest timer row; zero: none
+	created time.Time
+	updated time.Time
+	sent    bool // the relay has passed its latest commands
+	heldWas bool // its timer row says that it had not when last looked at
+
+	read      int64 // version as it was read
+	broken    error // it cannot be worked on: its stored form does not fit its definition
+	rearm     bool  // its timer rows are used up
+	held      bool  // the new timer row remembers that the command was withheld
+	history   []transition
+	messages  []outbox.Message
+	staleSeen []staleReply
+	due       time.Time // of a new timer row; zero: none is needed
+}
+
+// transition is one row of history.
+type transition struct {
+	version int64
+	at      time.Time
+	entries []byte
+}
+
+// transaction is one database transaction over locked sagas. Its statements
+// travel in two pipelines: begin and lock, then write and commit.
+type transaction struct {
+	c    *Coordinator
+	conn *pgxpool.Conn
+	now  time.Time
+	rows map[uuid.UUID]*row
+	dead []deadLetter
+}
+
+const (
+	begin  = `BEGIN ISOLATION LEVEL READ COMMITTED`
+	commit = `COMMIT`
+
+	sagaColumns = `s.id, s.definition_id, s.version, s.status, s.state, s.input, s.wake_at, s.created_at, s.updated_at,
+		(SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l)`
+
+	// Locking in the order of ids keeps two batches from waiting for each other.
+	lockByID = `SELECT ` + sagaColumns + `, false FROM saga s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE`
+)
+
+// change locks sagas with the query lock in one transaction, lets decide apply events to them,
+// stores what came of it and commits. decide runs again if the database gave
+// up for a reason that passes (a deadlock, a serialization failure), so all
+// it does must be done through tx. If the outcome of the commit is unknown, an
+// error is returned; the caller's events may then be applied again, which is
+// harmless by the rules of the state machine.
+func (c *Coordinator) change(ctx context.Context, lock string, arg any, decide func(tx *transaction) error) ([]*row, error) {
+	for try := 1; ; try++ {
+		rows, err := c.changeOnce(ctx, lock, arg, decide)
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code[:2] == "40" && try < 4 { // transaction rollback
+			sleep(ctx, time.Duration(rand.Int64N(int64(try)*int64(20*time.Millisecond))))
+			continue
+		}
+		return rows, err
+	}
+}
+
+func (c *Coordinator) changeOnce(ctx context.Context, lock string, arg any, decide func(tx *transaction) error) (_ []*row, err error) {
+	conn, err := c.Pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("acquire connection: %w", err)
+	}
+	defer conn.Release()
+	defer func() {
+		if err != nil {
+			rollback(ctx, conn)
+		}
+	}()
+	tx := &transaction{c: c, conn: conn, now: c.now(), rows: map[uuid.UUID]*row{}}
+	b := &pgx.Batch{}
+	b.Queue(begin)
+	b.Queue(lock, arg).Query(tx.scan)
+	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("lock sagas: %w", err)
+	}
+	if err := tx.resolveDefinitions(ctx); err != nil {
+		return nil, err
+	}
+	if err := decide(tx); err != nil {
+		return nil, err
+	}
+	rows, err := tx.store(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("store sagas: %w", err)
+	}
+	c.committed(rows)
+	return rows, nil
+}
+
+// rollback leaves the connection usable; if it cannot, the pool drops it.
+func rollback(ctx context.Context, conn *pgxpool.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, _ = conn.Exec(ctx, `ROLLBACK`)
+}
+
+func (tx *transaction) scan(rows pgx.Rows) error {
+	for rows.Next() {
+		var (
+			r      row
+			defID  int32
+			state  []byte
+			wakeAt *time.Time
+		)
+		if err := rows.Scan(&r.id, &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt, &r.created, &r.updated, &r.sent, &r.heldWas); err != nil {
+			return err
+		}
+		input := r.state.Input
+		r.broken = json.Unmarshal(state, &r.state)
+		r.state.ID, r.state.Input, r.read = r.id.String(), input, r.version
+		if wakeAt != nil {
+			r.wakeAt = *wakeAt
+		}
+		r.def = &definition{id: defID}
+		tx.rows[r.id] = &r
+	}
+	return rows.Err()
+}
+
+// resolveDefinitions comes after the rows are read: a definition that is not
+// known yet needs a query of its own. A saga that does not fit its definition
+// must not hold up the others of its batch.
+func (tx *transaction) resolveDefinitions(ctx context.Context) error {
+	for _, r := range tx.rows {
+		d, err := tx.c.definition(ctx, r.def.id)
+		switch {
+		case errors.Is(err, ErrUnknownDefinition):
+			r.broken = err
+		case err != nil:
+			return fmt.Errorf("saga %s: %w", r.id, err)
+		default:
+			r.def = d
+		}
+	}
+	return nil
+}
+
+// apply gives one event to a locked saga.
+func (tx *transaction) apply(r *row, ev saga.Event) (saga.Decision, error) {
+	if r.broken != nil {
+		return saga.Decision{}, r.broken
+	}
+	d, err := saga.Advance(r.def.Definition, r.state, ev, tx.now)
+	if err != nil || d.Ignored != "" || d.Illegal != "" {
+		return d, err
+	}
+	return d, r.take(tx.c, d, tx.now)
+}
+
+// take notes a decision in the row that will be stored.
+func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
+	entries, err := json.Marshal(d.History)
+	if err != nil {
+		return fmt.Errorf("encode history of saga %s: %w", r.id, err)
+	}
+	r.version++
+	r.state, r.updated = d.Next, now
+	r.history = append(r.history, transition{version: r.version, at: now, entries: entries})
+	for _, cmd := range d.Commands {
+		m, err := c.message(r.id, cmd, now)
+		if err != nil {
+			return err
+		}
+		r.messages = append(r.messages, m)
+	}
+	r.schedule(now)
+	return nil
+}
+
+// schedule decides whether the saga needs another timer row: one that is due
+// no later than it next wants to be looked at is enough.
+func (r *row) schedule(now time.Time) {
+	if r.rearm {
+		r.wakeAt = time.Time{}
+	}
+	want := r.state.WakeAt()
+	if r.held = r.held && !want.After(now); r.held {
+		want = now.Add(holdInterval)
+	}
+	if !want.IsZero() && (r.wakeAt.IsZero() || want.Before(r.wakeAt)) {
+		r.wakeAt, r.due, r.rearm = want, want, false
+	}
+}
+
+// store writes everything and commits. The outbox rows are the last statement
+// before the commit: their order in the sequence is then the commit order of
+// each saga, whose row is locked.
+func (tx *transaction) store(ctx context.Context) ([]*row, error) {
+	ids := make([]uuid.UUID, 0, len(tx.rows))
+	for id := range tx.rows {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	rows := make([]*row, len(ids))
+	for i, id := range ids {
+		rows[i] = tx.rows[id]
+	}
+	b := &pgx.Batch{}
+	changed := queueUpdate(b, rows)
+	queueHistory(b, rows)
+	queueTimers(b, rows)
+	queueStale(b, rows)
+	queueDead(b, tx.dead)
+	queueMessages(b, rows)
+	b.Queue(commit)
+	results := tx.conn.SendBatch(ctx, b)
+	if changed > 0 {
+		tag, err := results.Exec()
+		if err == nil && tag.RowsAffected() != int64(changed) {
+			err = fmt.Errorf("%d sagas were updated instead of %d", tag.RowsAffected(), changed)
+		}
+		if err != nil {
+			_ = results.Close()
+			return nil, err
+		}
+	}
+	return rows, results.Close()
+}
+
+// committed tells whoever waits for these sagas, and the relay.
+func (c *Coordinator) committed(rows []*row) {
+	commands := false
+	for _, r := range rows {
+		if len(r.history) == 0 {
+			continue
+		}
+		commands = commands || len(r.messages) > 0
+		c.watch.changed(r.id, r.version)
+		if !r.due.IsZero() {
+			c.pokeTimers(r.due)
+		}
+		c.count(r)
+	}
+	if commands {
+		c.Wake()
+	}
+}
+
+func (c *Coordinator) count(r *row) {
+	if r.state.Status == r.status {
+		return
+	}
+	switch {
+	case r.state.Status.Ended():
+		c.Metrics.ended.WithLabelValues(r.def.Name, string(r.state.Status)).Inc()
+		c.Metrics.duration.WithLabelValues(r.def.Name, string(r.state.Status)).Observe(r.updated.Sub(r.created).Seconds())
+	case r.state.Status == saga.Stuck:
+		c.Metrics.stuck.WithLabelValues(r.def.Name).Inc()
+		c.Log.Error("saga is stuck and needs an operator", "saga_id", r.id, "definition", r.def.Name)
+	}
+}
+
+// sleep waits, but not longer than ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

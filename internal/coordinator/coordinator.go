@@ -1,0 +1,115 @@
+// Package coordinator makes the decisions of package saga true: it locks sagas,
+// lets the state machine decide, and stores state, history, timers and outbox
+// rows in one transaction.
+//
+// It promises that a saga and everything that follows from it is written
+// completely or not at all (P1), that every open saga has a timer (P2), that a
+// reply which changes nothing changes nothing (P6), and that one idempotency
+// key makes one saga (P8). It never talks to NATS: what is to be sent goes into
+// the outbox, what was received is handed in.
+//
+// The two hot paths are start.go and reply.go; change.go is the transaction
+// that replies, timers and operators share.
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what a [Coordinator] needs.
+type Config struct {
+	Pool   *pgxpool.Pool
+	Log    *slog.Logger
+	Prefix string           // first token of all subjects; default "skald"
+	Now    func() time.Time // default time.Now
+	Wake   func()           // called after a commit that wrote outbox rows; must not block; may be nil
+
+	StartBatch int // most starts in one transaction; default 256
+	StartQueue int // most starts waiting; more get ErrOverloaded; default 4096
+	Metrics    *Metrics
+}
+
+// Coordinator is safe for concurrent use. Any number of them may work on one
+// database: row locks and versions keep them correct.
+type Coordinator struct {
+	Config
+	definitions definitions
+	starts      chan *startJob
+	watch       watchers
+	timerPoke   chan time.Time
+	stopped     chan struct{} // closed when Run has returned
+	stop        sync.Once
+}
+
+// New returns a coordinator that does nothing before [Coordinator.Run].
+func New(cfg Config) *Coordinator {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = "skald"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Wake == nil {
+		cfg.Wake = func() {}
+	}
+	if cfg.StartBatch == 0 {
+		cfg.StartBatch = 256
+	}
+	if cfg.StartQueue == 0 {
+		cfg.StartQueue = 4096
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	return &Coordinator{
+		Config:    cfg,
+		starts:    make(chan *startJob, cfg.StartQueue),
+		timerPoke: make(chan time.Time, 1),
+		stopped:   make(chan struct{}),
+	}
+}
+
+// Run writes starts and fires timers until ctx is cancelled, then answers the
+// starts that are still queued and returns nil.
+func (c *Coordinator) Run(ctx context.Context) error {
+	defer c.stop.Do(func() { close(c.stopped) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.runStarts(ctx) })
+	g.Go(func() error { return c.runTimers(ctx) })
+	g.Go(func() error { return c.runWatch(ctx) })
+	return g.Wait()
+}
+
+// Ready returns an error if the database does not answer.
+func (c *Coordinator) Ready(ctx context.Context) error {
+	if err := c.Pool.Ping(ctx); err != nil {
+		return fmt.Errorf("reach database: %w", err)
+	}
+	return nil
+}
+
+// now is the time as the database keeps it: what is folded from stored history
+// must equal what was decided.
+func (c *Coordinator) now() time.Time { return c.Now().UTC().Truncate(time.Microsecond) }
+
+// newID returns a UUIDv7 (RFC 9562) whose last byte is the cell, 0 until there
+// is more than one database.
+func newID() (uuid.UUID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("make id: %w", err)
+	}
+	id[15] = 0
+	return id, nil
+}

@@ -1,0 +1,41 @@
+package coordinator
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics count what the coordinator does.
+type Metrics struct {
+	started     *prometheus.CounterVec
+	ended       *prometheus.CounterVec
+	stuck       *prometheus.CounterVec
+	replies     *prometheus.CounterVec
+	deadLetters prometheus.Counter
+	refused     prometheus.Counter
+	batch       *prometheus.HistogramVec
+	duration    *prometheus.HistogramVec
+}
+
+// NewMetrics registers the metrics with reg; nil: with nobody.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		started: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "saga_started_total", Help: "Sagas started."}, []string{"definition"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "saga_finished_total", Help: "Sagas that ended."}, []string{"definition", "outcome"}),
+		stuck: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "saga_stuck_total", Help: "Times that a saga began to wait for an operator."}, []string{"definition"}),
+		replies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "saga_replies_total", Help: "Replies by what became of them: applied, stale or dead."}, []string{"result"}),
+		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "saga_dead_letters_total", Help: "Replies that could not be read or that answer no known saga."}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "saga_starts_refused_total", Help: "Starts refused because too many were waiting."}),
+		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "saga_batch_size", Help: "Starts, replies or timers in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}, []string{"kind"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "saga_duration_seconds", Help: "From start to end.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 20)}, []string{"definition", "outcome"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.batch, m.duration)
+	}
+	return m
+}

@@ -1,0 +1,104 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+// Order is what is stored of an order beyond its saga's input. It is written
+// in the transaction that starts the saga and has its id.
+type Order struct {
+	CustomerID string
+	Currency   string // ISO 4217
+	Total      string // decimal
+}
+
+// OrderView is an order with the saga that carries it.
+type OrderView struct {
+	Saga  Saga
+	Order Order
+}
+
+func queueOrders(b *pgx.Batch, jobs []*startJob) {
+	const q = `
+		INSERT INTO orders (id, customer_id, currency, total)
+		SELECT u.id, u.customer_id, u.currency, u.total::numeric FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+		  AS u (id, customer_id, currency, total)`
+	var (
+		ids                          []uuid.UUID
+		customers, currencies, total []string
+	)
+	for _, job := range jobs {
+		if o := job.order; o != nil {
+			ids, customers = append(ids, job.row.id), append(customers, o.CustomerID)
+			currencies, total = append(currencies, o.Currency), append(total, o.Total)
+		}
+	}
+	if len(ids) > 0 {
+		b.Queue(q, ids, customers, currencies, total)
+	}
+}
+
+const orderColumns = viewColumns + `, o.customer_id, o.currency, o.total::text`
+
+// GetOrder returns [ErrNotFound] if there is no such order.
+func (c *Coordinator) GetOrder(ctx context.Context, id uuid.UUID) (OrderView, error) {
+	views, err := c.orderViews(ctx, `SELECT `+orderColumns+` FROM orders o JOIN saga s ON s.id = o.id WHERE o.id = $1`, id)
+	if err != nil {
+		return OrderView{}, fmt.Errorf("read order %s: %w", id, err)
+	}
+	if len(views) == 0 {
+		return OrderView{}, ErrNotFound
+	}
+	return views[0], nil
+}
+
+// OrderFilter selects orders; zero values select all.
+type OrderFilter struct {
+	CustomerID string
+	Statuses   []saga.Status
+	Before     uuid.UUID // only older ones
+	Limit      int
+}
+
+// ListOrders returns orders, newest first, and whether there are more.
+func (c *Coordinator) ListOrders(ctx context.Context, f OrderFilter) ([]OrderView, bool, error) {
+	q := query{text: `SELECT ` + orderColumns + ` FROM orders o JOIN saga s ON s.id = o.id WHERE true`}
+	if f.CustomerID != "" {
+		q.and(`o.customer_id = `, f.CustomerID)
+	}
+	if len(f.Statuses) > 0 {
+		q.and(`s.status = ANY `, f.Statuses)
+	}
+	if f.Before != uuid.Nil {
+		q.and(`o.id < `, f.Before)
+	}
+	q.text += fmt.Sprintf(` ORDER BY o.id DESC LIMIT %d`, f.Limit+1)
+	views, err := c.orderViews(ctx, q.text, q.args...)
+	if err != nil {
+		return nil, false, fmt.Errorf("list orders: %w", err)
+	}
+	if len(views) > f.Limit {
+		return views[:f.Limit], true, nil
+	}
+	return views, false, nil
+}
+
+func (c *Coordinator) orderViews(ctx context.Context, sql string, args ...any) ([]OrderView, error) {
+	var orders []Order
+	var order Order
+	sagas, err := c.views(ctx, sql, args, []any{&order.CustomerID, &order.Currency, &order.Total}, func() { orders = append(orders, order) })
+	if err != nil {
+		return nil, err
+	}
+	views := make([]OrderView, len(sagas))
+	for i := range sagas {
+		views[i] = OrderView{Saga: sagas[i], Order: orders[i]}
+	}
+	return views, nil
+}

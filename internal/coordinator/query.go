@@ -1,0 +1,196 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+const viewColumns = `s.id, s.definition_id, s.version, s.state, s.input, s.created_at, s.updated_at,
+	coalesce((SELECT r.count FROM saga_stale_reply r WHERE r.saga_id = s.id), 0)`
+
+// Get returns [ErrNotFound] if there is no such saga.
+func (c *Coordinator) Get(ctx context.Context, id uuid.UUID) (Saga, error) {
+	sagas, err := c.views(ctx, `SELECT `+viewColumns+` FROM saga s WHERE s.id = $1`, []any{id}, nil, nil)
+	if err != nil {
+		return Saga{}, fmt.Errorf("read saga %s: %w", id, err)
+	}
+	if len(sagas) == 0 {
+		return Saga{}, ErrNotFound
+	}
+	return sagas[0], nil
+}
+
+// SagaFilter selects sagas; zero values select all.
+type SagaFilter struct {
+	Statuses   []saga.Status
+	Definition string
+	Before     uuid.UUID // only older ones
+	Limit      int
+}
+
+// List returns sagas, newest first, and whether there are more. Ids are in
+// order of creation, so a page stays where it was while new sagas come in.
+func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, error) {
+	q := query{text: `SELECT ` + viewColumns + ` FROM saga s WHERE true`}
+	if len(f.Statuses) > 0 {
+		q.and(`s.status = ANY `, f.Statuses)
+	}
+	if f.Definition != "" {
+		q.and(`s.definition_id IN (SELECT id FROM definition WHERE name = `, f.Definition)
+		q.text += `)`
+	}
+	if f.Before != uuid.Nil {
+		q.and(`s.id < `, f.Before)
+	}
+	q.text += fmt.Sprintf(` ORDER BY s.id DESC LIMIT %d`, f.Limit+1)
+	sagas, err := c.views(ctx, q.text, q.args, nil, nil)
+	if err != nil {
+		return nil, false, fmt.Errorf("list sagas: %w", err)
+	}
+	if len(sagas) > f.Limit {
+		return sagas[:f.Limit], true, nil
+	}
+	return sagas, false, nil
+}
+
+// query collects conditions and their arguments.
+type query struct {
+	text string
+	args []any
+}
+
+func (q *query) and(condition string, arg any) {
+	q.args = append(q.args, arg)
+	q.text += ` AND ` + condition + `($` + strconv.Itoa(len(q.args)) + `)`
+}
+
+// views reads sagas; further columns are scanned into more, and each is told.
+func (c *Coordinator) views(ctx context.Context, sql string, args, more []any, each func()) ([]Saga, error) {
+	type stored struct {
+		id               uuid.UUID
+		definition       int32
+		version          int64
+		state            []byte
+		input            json.RawMessage
+		created, updated time.Time
+		stale            int
+	}
+	rows, err := c.Pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	var found []stored
+	var s stored
+	targets := append([]any{&s.id, &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}, more...)
+	if _, err := pgx.ForEachRow(rows, targets, func() error {
+		found = append(found, s)
+		s.state, s.input = nil, nil
+		if each != nil {
+			each()
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	sagas := make([]Saga, len(found))
+	for i, s := range found {
+		def, err := c.definition(ctx, s.definition)
+		if err != nil {
+			return nil, err
+		}
+		state := saga.State{}
+		if err := json.Unmarshal(s.state, &state); err != nil {
+			return nil, fmt.Errorf("decode state of saga %s: %w", s.id, err)
+		}
+		state.ID, state.Input = s.id.String(), s.input
+		if sagas[i], err = view(def.Definition, state, s.version, s.created.UTC(), s.updated.UTC(), s.stale); err != nil {
+			return nil, err
+		}
+	}
+	return sagas, nil
+}
+
+// History returns the facts after the one with number after, and whether
+// there are more than limit. It returns [ErrNotFound] if there is no such saga.
+func (c *Coordinator) History(ctx context.Context, id uuid.UUID, after, limit int) ([]HistoryEvent, bool, error) {
+	def, history, err := c.readHistory(ctx, id)
+	if err != nil {
+		return nil, false, fmt.Errorf("read history of saga %s: %w", id, err)
+	}
+	var events []HistoryEvent
+	seq := 0
+	for _, t := range history {
+		for _, e := range t.Entries {
+			if seq++; seq <= after {
+				continue
+			}
+			if len(events) == limit {
+				return events, true, nil
+			}
+			events = append(events, historyEvent(def, seq, t.Version, t.At.UTC(), e))
+		}
+	}
+	return events, false, nil
+}
+
+// historyRow is one transition as it is stored.
+type historyRow struct {
+	Version int64
+	At      time.Time
+	Entries []saga.Entry
+}
+
+func (c *Coordinator) readHistory(ctx context.Context, id uuid.UUID) (*saga.Definition, []historyRow, error) {
+	rows, err := c.Pool.Query(ctx, `
+		SELECT s.definition_id, h.version, h.at, h.entries
+		FROM saga s JOIN saga_history h ON h.saga_id = s.id WHERE s.id = $1 ORDER BY h.version`, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		defID   int32
+		row     historyRow
+		entries []byte
+		history []historyRow
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&defID, &row.Version, &row.At, &entries}, func() error {
+		row.Entries = nil
+		if err := json.Unmarshal(entries, &row.Entries); err != nil {
+			return fmt.Errorf("decode version %d: %w", row.Version, err)
+		}
+		for i := range row.Entries {
+			row.Entries[i].At = row.At.UTC()
+		}
+		history = append(history, row)
+		return nil
+	}); err != nil {
+		return nil, nil, err
+	}
+	if len(history) == 0 {
+		return nil, nil, ErrNotFound
+	}
+	def, err := c.definition(ctx, defID)
+	if err != nil {
+		return nil, nil, err
+	}
+	return def.Definition, history, nil
+}
+
+func historyEvent(def *saga.Definition, seq int, version int64, at time.Time, e saga.Entry) HistoryEvent {
+	ev := HistoryEvent{
+		Seq: seq, Version: version, At: at, Type: string(e.Type), Phase: string(e.Phase), Generation: e.Generation,
+		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt),
+	}
+	if e.Step > 0 && e.Step <= len(def.Steps) {
+		ev.Step = def.Steps[e.Step-1].Name
+	}
+	return ev
+}

@@ -1,0 +1,190 @@
+package coordinator
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/wire"
+)
+
+// queueUpdate stores the new states in place. The version is a second lock: a
+// row that is not as it was read is not overwritten. It returns the number of
+// rows that must be updated; if that is none, nothing is queued.
+func queueUpdate(b *pgx.Batch, rows []*row) int {
+	const q = `
+		UPDATE saga s SET version = u.version, status = u.status, state = u.state, wake_at = u.wake_at, updated_at = u.updated_at,
+		       command_xid = CASE WHEN u.commands THEN pg_current_xact_id() ELSE s.command_xid END
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::json[], $6::timestamptz[], $7::timestamptz[], $8::boolean[])
+		  AS u (id, read, version, status, state, wake_at, updated_at, commands)
+		WHERE s.id = u.id AND s.version = u.read`
+	var (
+		ids            []uuid.UUID
+		read, version  []int64
+		status, states []string
+		wakeAt         []*time.Time
+		updated        []time.Time
+		commands       []bool
+	)
+	for _, r := range rows {
+		if r.broken != nil || (len(r.history) == 0 && r.due.IsZero() && !r.rearm) {
+			continue
+		}
+		state, err := json.Marshal(r.state)
+		if err != nil { // cannot be: a state is strings, numbers and times, and results that were valid JSON
+			state = []byte(err.Error()) // refused by the column's type
+		}
+		ids, read, version = append(ids, r.id), append(read, r.read), append(version, r.version)
+		status, states = append(status, string(r.state.Status)), append(states, string(state))
+		wakeAt, updated, commands = append(wakeAt, orNil(r.wakeAt)), append(updated, r.updated), append(commands, len(r.messages) > 0)
+	}
+	if len(ids) > 0 {
+		b.Queue(q, ids, read, version, status, states, wakeAt, updated, commands)
+	}
+	return len(ids)
+}
+
+func queueHistory(b *pgx.Batch, rows []*row) {
+	const q = `
+		INSERT INTO saga_history (saga_id, version, at, entries)
+		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::json[])`
+	var (
+		ids     []uuid.UUID
+		version []int64
+		at      []time.Time
+		entries []string
+	)
+	for _, r := range rows {
+		for _, t := range r.history {
+			ids, version = append(ids, r.id), append(version, t.version)
+			at, entries = append(at, t.at), append(entries, string(t.entries))
+		}
+	}
+	if len(ids) > 0 {
+		b.Queue(q, ids, version, at, entries)
+	}
+}
+
+func queueTimers(b *pgx.Batch, rows []*row) {
+	const q = `
+		INSERT INTO saga_timer (due_at, saga_id, withheld)
+		SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::boolean[])`
+	var (
+		due  []time.Time
+		ids  []uuid.UUID
+		held []bool
+	)
+	for _, r := range rows {
+		if !r.due.IsZero() {
+			due, ids, held = append(due, r.due), append(ids, r.id), append(held, r.held)
+		}
+	}
+	if len(ids) > 0 {
+		b.Queue(q, due, ids, held)
+	}
+}
+
+func queueMessages(b *pgx.Batch, rows []*row) {
+	var messages []outbox.Message
+	for _, r := range rows {
+		messages = append(messages, r.messages...)
+	}
+	if len(messages) > 0 {
+		outbox.Queue(b, messages)
+	}
+}
+
+// staleReply is a reply that changed nothing, and why.
+type staleReply struct {
+	At       time.Time `json:"at"`
+	EffectID string    `json:"effect_id"`
+	Attempt  int       `json:"attempt,omitempty"`
+	Outcome  string    `json:"outcome"`
+	Reason   string    `json:"reason"`
+}
+
+// queueStale records them outside the saga's row: the first 20, and a count.
+func queueStale(b *pgx.Batch, rows []*row) {
+	const q = `
+		INSERT INTO saga_stale_reply AS s (saga_id, count, replies)
+		SELECT * FROM unnest($1::uuid[], $2::int[], $3::jsonb[])
+		ON CONFLICT (saga_id) DO UPDATE SET count = s.count + excluded.count,
+		       replies = jsonb_path_query_array(s.replies || excluded.replies, '$[0 to 19]')`
+	var (
+		ids     []uuid.UUID
+		counts  []int
+		replies []string
+	)
+	for _, r := range rows {
+		if len(r.staleSeen) == 0 {
+			continue
+		}
+		kept, err := json.Marshal(r.staleSeen[:min(len(r.staleSeen), 20)])
+		if err != nil { // cannot be: strings and numbers
+			kept = []byte("[]")
+		}
+		ids, counts, replies = append(ids, r.id), append(counts, len(r.staleSeen)), append(replies, string(kept))
+	}
+	if len(ids) > 0 {
+		b.Queue(q, ids, counts, replies)
+	}
+}
+
+// deadLetter is a reply that could not be read or that answers no saga.
+type deadLetter struct {
+	at      time.Time
+	subject string
+	headers []byte
+	payload []byte
+	reason  string
+}
+
+func queueDead(b *pgx.Batch, dead []deadLetter) {
+	for _, d := range dead {
+		b.Queue(`INSERT INTO dead_letter (at, subject, headers, payload, reason) VALUES ($1, $2, $3, $4, $5)`,
+			d.at, printable(d.subject), string(d.headers), d.payload, printable(d.reason))
+	}
+}
+
+// printable is what Postgres can store as text: valid UTF-8 without NUL.
+func printable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+}
+
+// message is the outbox row of a command.
+func (c *Coordinator) message(sagaID uuid.UUID, cmd saga.Command, now time.Time) (outbox.Message, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return outbox.Message{}, fmt.Errorf("make message id: %w", err)
+	}
+	key := sagaID.String()
+	w := wire.Command{
+		EffectID:      wire.EffectID{Saga: key, Step: cmd.Step, Phase: wire.Phase(cmd.Phase), Generation: cmd.Generation},
+		Saga:          key,
+		Attempt:       cmd.Attempt,
+		ReplyTo:       wire.ReplySubject(c.Prefix, 0),
+		EffectTime:    cmd.EffectTime,
+		NotAfter:      cmd.NotAfter,
+		ActionOutcome: wire.Outcome(cmd.ActionOutcome),
+	}
+	if cmd.Phase == saga.Compensation {
+		w.Compensates = &wire.EffectID{Saga: key, Step: cmd.Step, Phase: wire.Phase(saga.Action), Generation: cmd.ActionGen}
+	}
+	return outbox.Message{
+		Key: key, MsgID: id, Subject: wire.CommandSubject(c.Prefix, cmd.Participant, cmd.Operation),
+		Headers: w.AppendHeaders(nil), Payload: cmd.Payload,
+	}, nil
+}
+
+func orNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

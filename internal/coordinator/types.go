@@ -1,0 +1,151 @@
+package coordinator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+// What callers branch on.
+var (
+	ErrNotFound          = errors.New("not found")
+	ErrUnknownDefinition = errors.New("unknown definition")
+	ErrKeyReused         = errors.New("idempotency key was used with another request")
+	ErrOverloaded        = errors.New("too many starts are waiting")
+	ErrPrecondition      = errors.New("the saga has another version")
+	ErrStopped           = errors.New("the coordinator has stopped")
+)
+
+// IllegalError refuses an operator's request that the saga's state does not
+// allow.
+type IllegalError struct {
+	Action  string
+	Code    string // saga.IllegalEnded, saga.IllegalPastPivot
+	Status  saga.Status
+	Allowed []string // what is allowed now
+}
+
+func (e *IllegalError) Error() string {
+	return fmt.Sprintf("%s: %s (the saga is %s)", e.Action, e.Code, e.Status)
+}
+
+// InputError says what is wrong with the data of a start.
+type InputError struct{ Problems []InputProblem }
+
+// InputProblem is one thing to change. Pointer is a JSON Pointer (RFC 6901) as
+// a URI fragment.
+type InputProblem struct{ Pointer, Detail string }
+
+func (e *InputError) Error() string {
+	parts := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		parts[i] = p.Pointer + ": " + p.Detail
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Saga is a saga as people see it.
+type Saga struct {
+	ID                uuid.UUID
+	Definition        string
+	DefinitionVersion int
+	Version           int64 // bumped by every change
+	Status            saga.Status
+	Input             json.RawMessage
+	Steps             []Step
+	Error             *Failure // why it turned back, or why it is stuck
+	CancelRequested   bool
+	Overdue           bool
+	StaleReplies      int // replies that changed nothing
+	CreatedAt         time.Time
+	UpdatedAt         time.Time
+	EndedAt           *time.Time
+	Actions           []string // what an operator may ask for now
+}
+
+// Ended reports whether nothing will happen to the saga any more.
+func (s Saga) Ended() bool { return s.Status.Ended() }
+
+// Step is one step of a saga as people see it.
+type Step struct {
+	Name                string
+	Participant         string
+	Kind                string
+	Status              saga.StepStatus
+	Attempt             int // of the action or, once it is being undone, of the compensation
+	CompensationAttempt int
+	Result              json.RawMessage
+	Error               *Failure
+	DueAt               *time.Time // when the current attempt, or the wait for the next, ends
+}
+
+// Failure says what went wrong, and where.
+type Failure = saga.Failure
+
+// HistoryEvent is one fact of a saga's history.
+type HistoryEvent struct {
+	Seq        int // from 1, without gaps
+	Version    int64
+	At         time.Time
+	Type       string
+	Step       string // empty: the saga itself
+	Phase      string
+	Generation int
+	Attempt    int
+	DueAt      *time.Time
+	Result     json.RawMessage
+	Error      *Failure
+	Reason     string
+	Actor      string
+}
+
+// Operation is an operator's request.
+type Operation struct {
+	Actor     string
+	Reason    string
+	IfVersion int64 // 0: any
+}
+
+// view makes the read model.
+func view(def *saga.Definition, s saga.State, version int64, created, updated time.Time, stale int) (Saga, error) {
+	id, err := uuid.Parse(s.ID)
+	if err != nil {
+		return Saga{}, fmt.Errorf("saga id: %w", err)
+	}
+	if len(s.Steps) != len(def.Steps) {
+		return Saga{}, fmt.Errorf("saga %s does not fit its definition %s", s.ID, def.Name)
+	}
+	v := Saga{
+		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
+		Input: s.Input, Error: s.Cause, CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: stale,
+		CreatedAt: created, UpdatedAt: updated, Actions: saga.Allowed(def, s), Steps: make([]Step, len(def.Steps)),
+	}
+	if s.Status.Ended() {
+		v.EndedAt = &updated
+	}
+	for i, st := range s.Steps {
+		step := def.Steps[i]
+		v.Steps[i] = Step{
+			Name: step.Name, Participant: step.Participant, Kind: string(step.Kind),
+			Status: st.Status, Result: st.Result, Error: st.Error,
+		}
+		if st.Phase == saga.Compensation {
+			v.Steps[i].CompensationAttempt = st.Attempt
+		} else {
+			v.Steps[i].Attempt = st.Attempt
+		}
+		if !st.DueAt.IsZero() {
+			v.Steps[i].DueAt = &s.Steps[i].DueAt
+		}
+		if st.Status == saga.StepStuck && v.Error == nil {
+			v.Error = st.Error
+		}
+	}
+	return v, nil
+}

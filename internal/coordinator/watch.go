@@ -1,0 +1,134 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// watchPoll is how soon a change made by another server is noticed.
+const watchPoll = 250 * time.Millisecond
+
+// watchers are the callers of Await.
+type watchers struct {
+	mu   sync.Mutex
+	byID map[uuid.UUID]map[*watcher]struct{}
+}
+
+type watcher struct {
+	version int64         // the last one seen
+	changed chan struct{} // of capacity 1
+}
+
+// Await returns the saga as soon as done says so. When ctx ends first, it
+// returns the saga as it stands. It returns [ErrNotFound] if there is none.
+func (c *Coordinator) Await(ctx context.Context, id uuid.UUID, done func(Saga) bool) (Saga, error) {
+	w := &watcher{changed: make(chan struct{}, 1)}
+	c.watch.add(id, w)
+	defer c.watch.remove(id, w)
+	// The answer is read even if ctx ends at once.
+	read := func() (Saga, error) {
+		readCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return c.Get(readCtx, id)
+	}
+	for {
+		s, err := read()
+		if err != nil || done(s) {
+			return s, err
+		}
+		c.watch.saw(w, s.Version)
+		select {
+		case <-w.changed:
+		case <-c.stopped:
+			return s, nil
+		case <-ctx.Done():
+			return read()
+		}
+	}
+}
+
+func (ws *watchers) add(id uuid.UUID, w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.byID == nil {
+		ws.byID = map[uuid.UUID]map[*watcher]struct{}{}
+	}
+	if ws.byID[id] == nil {
+		ws.byID[id] = map[*watcher]struct{}{}
+	}
+	ws.byID[id][w] = struct{}{}
+}
+
+func (ws *watchers) remove(id uuid.UUID, w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.byID[id], w)
+	if len(ws.byID[id]) == 0 {
+		delete(ws.byID, id)
+	}
+}
+
+func (ws *watchers) saw(w *watcher, version int64) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w.version = version
+}
+
+// changed wakes those who have not seen this version.
+func (ws *watchers) changed(id uuid.UUID, version int64) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.byID[id] {
+		if w.version < version {
+			select {
+			case w.changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (ws *watchers) ids() []uuid.UUID {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ids := make([]uuid.UUID, 0, len(ws.byID))
+	for id := range ws.byID {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// runWatch notices, with one query for all who wait and none if nobody does,
+// what other servers changed. Changes of this one are told directly.
+func (c *Coordinator) runWatch(ctx context.Context) error {
+	ticker := time.NewTicker(watchPoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		ids := c.watch.ids()
+		if len(ids) == 0 {
+			continue
+		}
+		rows, err := c.Pool.Query(ctx, `SELECT id, version FROM saga WHERE id = ANY($1)`, ids)
+		if err == nil {
+			var id uuid.UUID
+			var version int64
+			_, err = pgx.ForEachRow(rows, []any{&id, &version}, func() error {
+				c.watch.changed(id, version)
+				return nil
+			})
+		}
+		if err != nil && !errors.Is(err, context.Canceled) {
+			c.Log.WarnContext(ctx, "looking for changed sagas failed", "err", err)
+		}
+	}
+}

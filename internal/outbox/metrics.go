@@ -1,0 +1,29 @@
+package outbox
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics answer whether messages leave, and how late.
+type Metrics struct {
+	oldest       prometheus.Gauge
+	published    *prometheus.CounterVec
+	failedPasses prometheus.Counter
+	latency      prometheus.Histogram
+}
+
+// NewMetrics registers the metrics with reg; nil: with nobody.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		oldest: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "outbox_oldest_pending_seconds", Help: "Age of the oldest row of the page at hand; 0 when nothing waits. The one to alert on."}),
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_published_total", Help: "Rows that left the outbox, acknowledged or dead."}, []string{"outcome"}),
+		failedPasses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outbox_failed_passes_total", Help: "Passes that ended with an error and are tried again."}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "outbox_publish_latency_seconds", Help: "From the insert of a row to the broker's acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.oldest, m.published, m.failedPasses, m.latency)
+	}
+	return m
+}

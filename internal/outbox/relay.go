@@ -1,0 +1,167 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Row is a committed message on its way out.
+type Row struct {
+	Seq       int64
+	Key       string
+	MsgID     uuid.UUID
+	Subject   string
+	Headers   []byte // a JSON object of strings
+	Payload   []byte
+	CreatedAt time.Time
+}
+
+// Result is what became of one row. The zero value means that the broker has
+// it.
+type Result struct {
+	Err    error // nil: acknowledged
+	Poison bool  // Err will never pass: the row becomes a dead letter
+}
+
+// Publisher sends rows to the broker, in their order, and returns one result
+// for each once all are known. After the first failure it sends nothing more;
+// what was not sent, or was not acknowledged, carries an error: whether the
+// broker has it is then unknown, and the row will be offered again.
+type Publisher interface {
+	Publish(ctx context.Context, rows []Row) []Result
+}
+
+// Relay publishes the outbox of one database. Any number of relays may run:
+// two at once publish twice (with the same message ids), but the position
+// moves by compare-and-set, so none can move it past what is not published.
+type Relay struct {
+	Pool      *pgxpool.Pool
+	Publisher Publisher
+	Log       *slog.Logger
+	Wake      <-chan struct{} // says that rows were committed; may miss any number of times; may be nil
+	Metrics   *Metrics
+}
+
+const (
+	pageSize = 500
+	lane     = 0 // there is one lane; its column and table leave room for more
+
+	pollFast = 10 * time.Millisecond // the first poll after work
+	pollSlow = 250 * time.Millisecond
+
+	backoffFirst = 50 * time.Millisecond
+	backoffMost  = 5 * time.Second
+)
+
+// Run publishes until ctx is cancelled, then finishes the page at hand and
+// returns nil. Nothing stops it: while Postgres or the broker is away it tries
+// again, at growing intervals.
+func (r *Relay) Run(ctx context.Context) error {
+	if r.Metrics == nil {
+		r.Metrics = NewMetrics(nil)
+	}
+	rd := &reader{pool: r.Pool}
+	poll, backoff := pollFast, backoffFirst
+	for ctx.Err() == nil {
+		n, err := r.pass(ctx, rd)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			r.Log.WarnContext(ctx, "relay pass failed", "err", err, "published", n, "retry_in", backoff)
+			r.Metrics.failedPasses.Inc()
+			wait(ctx, nil, backoff) // a wake-up cannot mend what failed
+			backoff = min(2*backoff, backoffMost)
+		case n > 0:
+			poll, backoff = pollFast, backoffFirst // more may be there: go again at once
+		default:
+			backoff = backoffFirst
+			if wait(ctx, r.Wake, poll) {
+				poll = pollFast
+			} else {
+				poll = min(2*poll, pollSlow)
+			}
+		}
+	}
+	return nil
+}
+
+// wait returns early, and true, when woken.
+func wait(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wake:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// pass publishes one page. It returns how many rows left the outbox.
+func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
+	p, err := rd.next(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(p.rows) == 0 {
+		r.Metrics.oldest.Set(0)
+		return 0, nil
+	}
+	r.Metrics.oldest.Set(time.Since(p.rows[0].CreatedAt).Seconds())
+	results := r.Publisher.Publish(ctx, p.rows)
+	done, dead, publishErr := judge(p.rows, results)
+	r.observe(p.rows[:done], results[:done])
+	if done == 0 {
+		return 0, publishErr
+	}
+	// What is published must be noted even while stopping.
+	settleCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := rd.settle(settleCtx, p, done, dead); err != nil {
+		return 0, errors.Join(err, publishErr)
+	}
+	for _, d := range dead {
+		r.Log.ErrorContext(ctx, "outbox message became a dead letter", "msg_id", d.row.MsgID, "subject", d.row.Subject, "key", d.row.Key, "err", d.err)
+	}
+	return done, publishErr
+}
+
+// deadRow is a row that the broker will never take.
+type deadRow struct {
+	row Row
+	err error
+}
+
+// judge finds how many rows, from the first, are done with: acknowledged or
+// dead. The rows after those are offered again, acknowledged or not, so that
+// no row overtakes an earlier one of its key for good.
+func judge(rows []Row, results []Result) (done int, dead []deadRow, err error) {
+	for i, res := range results {
+		switch {
+		case res.Err == nil:
+		case res.Poison:
+			dead = append(dead, deadRow{rows[i], res.Err})
+		default:
+			return i, dead, res.Err
+		}
+	}
+	return len(results), dead, nil
+}
+
+func (r *Relay) observe(rows []Row, results []Result) {
+	for i, row := range rows {
+		if results[i].Err != nil {
+			r.Metrics.published.WithLabelValues("dead").Inc()
+			continue
+		}
+		r.Metrics.published.WithLabelValues("acknowledged").Inc()
+		r.Metrics.latency.Observe(time.Since(row.CreatedAt).Seconds())
+	}
+}
