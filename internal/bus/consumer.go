@@ -25,10 +25,10 @@ type Delivery struct {
 // ReplyConsumer hands replies on in batches, and acknowledges a batch when it
 // has been dealt with.
 type ReplyConsumer struct {
-	Topology Topology
-	JS       jetstream.JetStream
-	Log      *slog.Logger
-	Missing  func() // called when the stream or consumer is not there; may be nil
+	Prefix  string
+	JS      jetstream.JetStream
+	Log     *slog.Logger
+	Missing func() // called when the stream or consumer is not there; may be nil
 }
 
 const (
@@ -58,7 +58,7 @@ func (c *ReplyConsumer) Run(ctx context.Context, handle func(context.Context, []
 
 // consume works until the consumer is lost.
 func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context, []Delivery) error) error {
-	consumer, err := c.JS.Consumer(ctx, c.Topology.RepliesStream(), EngineConsumer)
+	consumer, err := c.JS.Consumer(ctx, wire.RepliesStream(c.Prefix), EngineConsumer)
 	if err != nil {
 		return fmt.Errorf("find consumer: %w", err)
 	}

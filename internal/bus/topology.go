@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/skald-saga/skald/internal/wire"
 )
 
 // EngineConsumer is the durable consumer on the replies stream that all
@@ -24,16 +26,6 @@ type Topology struct {
 	Replicas     int // of the streams; 0 is 1
 }
 
-// CommandsStream is the name of the stream of commands.
-func (t Topology) CommandsStream() string { return streamPrefix(t.Prefix) + "_COMMANDS" }
-
-// RepliesStream is the name of the stream of replies.
-func (t Topology) RepliesStream() string { return streamPrefix(t.Prefix) + "_REPLIES" }
-
-func streamPrefix(prefix string) string {
-	return strings.NewReplacer(".", "_").Replace(strings.ToUpper(prefix))
-}
-
 // ErrUnsafeStream says that a stream exists but could lose messages: it needs
 // an operator.
 var ErrUnsafeStream = errors.New("stream is not safe for Skald")
@@ -42,19 +34,19 @@ var ErrUnsafeStream = errors.New("stream is not safe for Skald")
 // [ErrUnsafeStream] for a stream that drops or expires messages.
 func (t Topology) Ensure(ctx context.Context, js jetstream.JetStream) error {
 	for name, subject := range map[string]string{
-		t.CommandsStream(): t.Prefix + ".cmd.>",
-		t.RepliesStream():  t.Prefix + ".reply.>",
+		wire.CommandsStream(t.Prefix): t.Prefix + ".cmd.>",
+		wire.RepliesStream(t.Prefix):  t.Prefix + ".reply.>",
 	} {
 		if err := t.ensureStream(ctx, js, name, subject); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.Participants {
-		if err := ensureConsumer(ctx, js, t.CommandsStream(), p, t.Prefix+".cmd."+p+".>"); err != nil {
+		if err := ensureConsumer(ctx, js, wire.CommandsStream(t.Prefix), p, t.Prefix+".cmd."+p+".>"); err != nil {
 			return err
 		}
 	}
-	return ensureConsumer(ctx, js, t.RepliesStream(), EngineConsumer, t.Prefix+".reply.>")
+	return ensureConsumer(ctx, js, wire.RepliesStream(t.Prefix), EngineConsumer, t.Prefix+".reply.>")
 }
 
 func (t Topology) ensureStream(ctx context.Context, js jetstream.JetStream, name, subject string) error {

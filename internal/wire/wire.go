@@ -137,6 +137,16 @@ func ReplySubject(prefix string, partition int) string {
 	return prefix + ".reply." + strconv.Itoa(partition)
 }
 
+// CommandsStream is the name of the stream that holds commands.
+func CommandsStream(prefix string) string { return streamPrefix(prefix) + "_COMMANDS" }
+
+// RepliesStream is the name of the stream that holds replies.
+func RepliesStream(prefix string) string { return streamPrefix(prefix) + "_REPLIES" }
+
+func streamPrefix(prefix string) string {
+	return strings.ReplaceAll(strings.ToUpper(prefix), ".", "_")
+}
+
 // Failure says why something did not work.
 type Failure struct {
 	Code    string          `json:"code"`

@@ -1,0 +1,178 @@
+package participant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/skald-saga/skald/internal/wire"
+)
+
+// Schema makes the inbox. One table serves all services of a database.
+//
+// Remembered are effects that happened and definitive refusals, with their
+// replies; started external effects; and actions that must never happen any
+// more because their compensation came first. Transient errors are not.
+const Schema = `
+	CREATE TABLE IF NOT EXISTS skald_inbox (
+		service    text        NOT NULL,
+		effect_id  text        NOT NULL,
+		status     text        NOT NULL CHECK (status IN ('succeeded', 'failed', 'started', 'undoing', 'void')),
+		reply      json,                 -- what was answered; repeated to every duplicate
+		created_at timestamptz NOT NULL DEFAULT now(),
+		PRIMARY KEY (service, effect_id) -- decides every race: the second insert waits for the first transaction
+	);
+	CREATE INDEX IF NOT EXISTS skald_inbox_created_at ON skald_inbox (created_at);`
+
+// Install makes the inbox if it is not there.
+func Install(ctx context.Context, pool *pgxpool.Pool) error {
+	if _, err := pool.Exec(ctx, Schema); err != nil {
+		return fmt.Errorf("install inbox: %w", err)
+	}
+	return nil
+}
+
+const (
+	succeeded = "succeeded"
+	failed    = "failed"
+	started   = "started" // an external effect was begun: it may or may not have happened
+	undoing   = "undoing" // a started one is being compensated: its success must not be recorded any more
+	void      = "void"    // never happened, and never may
+
+	// CodeCompensated refuses an action that comes after its compensation.
+	CodeCompensated = "compensated"
+	// CodeExpired answers commands that come too late to be executed.
+	CodeExpired = "expired"
+)
+
+// stored is a reply as the inbox keeps it.
+type stored struct {
+	Outcome wire.Outcome    `json:"outcome"`
+	Body    json.RawMessage `json:"body,omitempty"`
+	Failure *wire.Failure   `json:"failure,omitempty"`
+}
+
+func (s stored) reply(c wire.Command) wire.Reply {
+	return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: s.Outcome, Body: s.Body, Failure: s.Failure}
+}
+
+func encode(r wire.Reply) string {
+	b, err := json.Marshal(stored{Outcome: r.Outcome, Body: r.Body, Failure: r.Failure})
+	if err != nil { // cannot be: the parts are valid JSON
+		return "null"
+	}
+	return string(b)
+}
+
+// inbox is the memory of one service, seen through a transaction.
+type inbox struct {
+	tx      pgx.Tx
+	service string
+}
+
+// claim inserts a row and reports whether it was the first. If another
+// transaction is inserting the same one, it waits for its end, but not for
+// ever: then the error is [errBusy].
+func (in inbox) claim(ctx context.Context, effect wire.EffectID, status string) (bool, error) {
+	tag, err := in.tx.Exec(ctx, `INSERT INTO skald_inbox (service, effect_id, status) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+		in.service, effect.String(), status)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
+		return false, errBusy
+	}
+	return err == nil && tag.RowsAffected() == 1, err
+}
+
+var errBusy = errors.New("another process is at work on this effect")
+
+// read locks and returns a row. A purged row is an error: it was there when
+// claim met it.
+func (in inbox) read(ctx context.Context, effect wire.EffectID) (status string, s stored, err error) {
+	var reply []byte
+	err = in.tx.QueryRow(ctx, `SELECT status, coalesce(reply, 'null') FROM skald_inbox WHERE service = $1 AND effect_id = $2 FOR UPDATE`,
+		in.service, effect.String()).Scan(&status, &reply)
+	if err != nil {
+		return "", stored{}, fmt.Errorf("read inbox: %w", err)
+	}
+	if err := json.Unmarshal(reply, &s); err != nil {
+		return "", stored{}, fmt.Errorf("decode stored reply: %w", err)
+	}
+	return status, s, nil
+}
+
+func (in inbox) set(ctx context.Context, effect wire.EffectID, status, reply string) error {
+	_, err := in.tx.Exec(ctx, `UPDATE skald_inbox SET status = $3, reply = $4 WHERE service = $1 AND effect_id = $2`,
+		in.service, effect.String(), status, reply)
+	return err
+}
+
+// inTx runs fn with the inbox in one transaction and gives its reply. If fn
+// returns an error, everything is rolled back, and the reply is transient.
+func (p *Participant) inTx(ctx context.Context, c wire.Command, fn func(inbox) (wire.Reply, error)) wire.Reply {
+	var reply wire.Reply
+	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
+		// A row lock is waited for as long as a short transaction takes; a
+		// longer one is answered as in progress.
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '3s'`); err != nil {
+			return err
+		}
+		var err error
+		reply, err = fn(inbox{tx: tx, service: p.cfg.Service})
+		return err
+	})
+	switch {
+	case errors.Is(err, errBusy):
+		return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.InProgress}
+	case err != nil:
+		return transient(c, "transient", err)
+	}
+	return reply
+}
+
+var errExpired = errors.New("the command came too late")
+
+// mayStart checks an effect that is not in the inbox. It comes after the look
+// into the inbox: a late duplicate still gets its stored reply.
+func (p *Participant) mayStart(c wire.Command) error {
+	now := time.Now()
+	if !c.NotAfter.IsZero() && now.After(c.NotAfter) {
+		return errExpired
+	}
+	// Older effects may have been forgotten: doing one again would double it.
+	if !c.EffectTime.IsZero() && now.Sub(c.EffectTime) > p.cfg.InboxRetention {
+		return errExpired
+	}
+	return nil
+}
+
+func expired(c wire.Command) wire.Reply { return transient(c, CodeExpired, errExpired) }
+
+// purgeLoop forgets effects that are older than the retention, in batches.
+func (p *Participant) purgeLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		n, err := p.purge(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.cfg.Log.WarnContext(ctx, "purging the inbox failed", "err", err)
+		}
+		if n < purgeBatch {
+			pause(ctx, time.Hour)
+		}
+	}
+}
+
+const purgeBatch = 1000
+
+func (p *Participant) purge(ctx context.Context) (int64, error) {
+	// One day more than is refused as expired: the clocks need not agree.
+	tag, err := p.cfg.Pool.Exec(ctx, `
+		DELETE FROM skald_inbox WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM skald_inbox WHERE service = $1 AND created_at < now() - $2::interval - interval '1 day' LIMIT $3))`,
+		p.cfg.Service, p.cfg.InboxRetention, purgeBatch)
+	return tag.RowsAffected(), err
+}

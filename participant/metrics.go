@@ -1,0 +1,22 @@
+package participant
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	commands *prometheus.CounterVec
+	panics   prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, service string) *metrics {
+	labels := prometheus.Labels{"participant": service}
+	m := &metrics{
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "participant_commands_total", Help: "Commands by what was answered.", ConstLabels: labels}, []string{"outcome"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "participant_handler_panics_total", Help: "Handlers that panicked.", ConstLabels: labels}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.commands, m.panics)
+	}
+	return m
+}
