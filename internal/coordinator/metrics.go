@@ -10,6 +10,7 @@ type Metrics struct {
 	replies     *prometheus.CounterVec
 	deadLetters prometheus.Counter
 	refused     prometheus.Counter
+	waiting     prometheus.Gauge
 	batch       *prometheus.HistogramVec
 	duration    *prometheus.HistogramVec
 }
@@ -29,13 +30,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "saga_dead_letters_total", Help: "Replies that could not be read or that answer no known saga."}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "saga_starts_refused_total", Help: "Starts refused because too many were waiting."}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "saga_starts_waiting", Help: "Starts in the queue of the writer."}),
 		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "saga_batch_size", Help: "Starts, replies or timers in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}, []string{"kind"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "saga_duration_seconds", Help: "From start to end.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 20)}, []string{"definition", "outcome"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.batch, m.duration)
+		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.waiting, m.batch, m.duration)
 	}
 	return m
 }

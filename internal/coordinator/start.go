@@ -68,6 +68,7 @@ func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, err
 	}
 	select {
 	case c.starts <- job:
+		c.Metrics.waiting.Inc()
 	default:
 		c.Metrics.refused.Inc()
 		return Started{}, ErrOverloaded
@@ -128,6 +129,7 @@ func (c *Coordinator) runStarts(ctx context.Context) error {
 			for { // what is queued is answered before the writer goes
 				select {
 				case job := <-c.starts:
+					c.Metrics.waiting.Dec()
 					job.done <- startResult{err: ErrStopped}
 				default:
 					return nil
@@ -145,6 +147,7 @@ func (c *Coordinator) runStarts(ctx context.Context) error {
 				break gather
 			}
 		}
+		c.Metrics.waiting.Sub(float64(len(batch)))
 		c.write(ctx, batch)
 	}
 }
@@ -168,7 +171,9 @@ func (c *Coordinator) write(ctx context.Context, jobs []*startJob) {
 		c.write(ctx, jobs[len(jobs)/2:])
 	default:
 		if isDataError(err) {
-			err = &InputError{Problems: []InputProblem{{Pointer: "#", Detail: "cannot be stored: " + err.Error()}}}
+			// The database's words may quote the caller's values: they go to the log.
+			c.Log.WarnContext(ctx, "a start cannot be stored", "saga_id", jobs[0].row.id, "err", err)
+			err = &InputError{Problems: []InputProblem{{Pointer: "#", Detail: "holds a value that cannot be stored"}}}
 		}
 		for _, job := range jobs {
 			job.done <- startResult{err: fmt.Errorf("start saga %s: %w", job.row.id, err)}
