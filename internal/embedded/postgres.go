@@ -264,6 +264,16 @@ func CreateDatabase(ctx context.Context, serverURL, name string) error {
 	return nil
 }
 
+// DatabaseURL is the URL of another database on the server of serverURL.
+func DatabaseURL(serverURL, name string) (string, error) {
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		return "", errors.New("not a database URL") // the reason may quote the password
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
+
 // Stop shuts the cluster down (a fast shutdown: connections are ended, data is
 // flushed) and removes a temporary folder. Stopping twice is harmless.
 func (p *Postgres) Stop() error {

@@ -80,7 +80,9 @@ func (h *Health) Ready(ctx context.Context) Report {
 // shows on a port that only its operators reach.
 func Admin(h *Health, metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, map[string]string{"status": "ok"}) })
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report, status, word := h.Ready(r.Context()), http.StatusOK, "ready"
 		if !report.Ready {

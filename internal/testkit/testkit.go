@@ -156,13 +156,12 @@ func execute(t testing.TB, url, sql string) {
 	}
 }
 
-func withDatabase(t testing.TB, url, name string) string {
-	cfg, err := pgx.ParseConfig(url)
+func withDatabase(t testing.TB, server, name string) string {
+	url, err := embedded.DatabaseURL(server, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, after, _ := strings.Cut(url, "/"+cfg.Database)
-	return before + "/" + name + after
+	return url
 }
 
 func schemaHash(t testing.TB) string {

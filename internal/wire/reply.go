@@ -14,6 +14,7 @@ const (
 	MaxRetryAfter = 24 * time.Hour // a longer wait is shortened to this
 	MaxExtend     = 24 * time.Hour
 	MaxBody       = 512 << 10 // bytes; a larger result belongs elsewhere, with a reference in the reply
+	MaxDepth      = 100       // of nested arrays and objects in a body
 )
 
 // Reply is a participant's answer to a command.
@@ -82,8 +83,11 @@ func (r Reply) Payload() []byte {
 // dead letter, never a guess.
 func DecodeReply(h map[string][]string, body []byte) (Reply, error) {
 	r := Reply{MsgID: get(h, HeaderMsgID), Outcome: Outcome(get(h, HeaderOutcome))}
-	var err error
-	if r.EffectID, err = ParseEffectID(get(h, HeaderEffectID)); err != nil {
+	err := once(h)
+	if err != nil {
+		return Reply{}, err
+	}
+	if r.EffectID, err = getEffectID(h); err != nil {
 		return Reply{}, err
 	}
 	if r.Attempt, err = getAttempt(h); err != nil {
@@ -96,6 +100,8 @@ func DecodeReply(h map[string][]string, body []byte) (Reply, error) {
 		return Reply{}, errors.New("body: not UTF-8")
 	case len(body) > 0 && !json.Valid(body):
 		return Reply{}, errors.New("body: not JSON")
+	case depth(body) > MaxDepth:
+		return Reply{}, fmt.Errorf("body: nested deeper than %d", MaxDepth)
 	}
 	switch r.Outcome {
 	case Succeeded:
@@ -105,7 +111,10 @@ func DecodeReply(h map[string][]string, body []byte) (Reply, error) {
 		}
 		return r, nil
 	case Failed, Retry, InProgress:
-		return r, r.decodeBody(body)
+		if err := r.decodeBody(body); err != nil {
+			return Reply{}, err
+		}
+		return r, nil
 	case "":
 		return Reply{}, fmt.Errorf("%s: %w", HeaderOutcome, errNoHeader)
 	}
@@ -133,4 +142,26 @@ func (r *Reply) decodeBody(body []byte) error {
 
 func clampMS(ms int64, most time.Duration) time.Duration {
 	return time.Duration(min(ms, most.Milliseconds())) * time.Millisecond
+}
+
+// depth is how deep arrays and objects are nested in valid JSON.
+func depth(body []byte) int {
+	var at, deepest int
+	var inString, escaped bool
+	for _, b := range body {
+		switch {
+		case escaped:
+			escaped = false
+		case inString:
+			escaped, inString = b == '\\', b != '"'
+		case b == '"':
+			inString = true
+		case b == '[' || b == '{':
+			at++
+			deepest = max(deepest, at)
+		case b == ']' || b == '}':
+			at--
+		}
+	}
+	return deepest
 }
