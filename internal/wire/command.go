@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -51,14 +53,22 @@ func (c Command) AppendHeaders(b []byte) []byte {
 	}
 	b = append(b, '"')
 	if c.Traceparent != "" {
-		b = append(b, `,"traceparent":`...)
-		b = strconv.AppendQuote(b, c.Traceparent)
+		b = appendString(append(b, `,"traceparent":`...), c.Traceparent)
 	}
 	if c.Tracestate != "" {
-		b = append(b, `,"tracestate":`...)
-		b = strconv.AppendQuote(b, c.Tracestate)
+		b = appendString(append(b, `,"tracestate":`...), c.Tracestate)
 	}
 	return append(b, '}')
+}
+
+// appendString writes what came from outside; all else is made of names,
+// numbers and times, which need no escaping.
+func appendString(b []byte, s string) []byte {
+	quoted, err := json.Marshal(s)
+	if err != nil { // cannot be: a string
+		return append(b, `""`...)
+	}
+	return append(b, quoted...)
 }
 
 // DecodeCommand reads a command from a message. An error means that it cannot
@@ -69,28 +79,23 @@ func DecodeCommand(subject string, h map[string][]string, payload []byte) (Comma
 		ActionOutcome: Outcome(get(h, HeaderActionOutcome)),
 		Traceparent:   get(h, HeaderTraceparent), Tracestate: get(h, HeaderTracestate), Payload: payload,
 	}
-	if c.ReplyTo == "" {
+	err := once(h)
+	switch {
+	case err != nil:
+		return Command{}, err
+	case c.ReplyTo == "":
 		return Command{}, fmt.Errorf("%s: %w", HeaderReplyTo, errNoHeader)
+	case !utf8.Valid(payload):
+		return Command{}, errors.New("payload: not UTF-8")
 	}
-	if !utf8.Valid(payload) {
-		return Command{}, fmt.Errorf("payload: not UTF-8")
-	}
-	var err error
-	if c.EffectID, err = ParseEffectID(get(h, HeaderEffectID)); err != nil {
+	if c.EffectID, err = getEffectID(h); err != nil {
 		return Command{}, err
 	}
 	if c.Saga == "" {
 		c.Saga = c.EffectID.Saga
 	}
-	if v := get(h, HeaderCompensates); v != "" {
-		e, err := ParseEffectID(v)
-		if err != nil {
-			return Command{}, fmt.Errorf("%s: %w", HeaderCompensates, err)
-		}
-		c.Compensates = &e
-	}
-	if isCompensation := c.EffectID.Phase == Compensation; isCompensation != (c.Compensates != nil) {
-		return Command{}, fmt.Errorf("%s: belongs on compensations, and on those only", HeaderCompensates)
+	if err := c.decodeCompensation(h); err != nil {
+		return Command{}, err
 	}
 	if c.Attempt, err = getAttempt(h); err != nil {
 		return Command{}, err
@@ -101,6 +106,32 @@ func DecodeCommand(subject string, h map[string][]string, payload []byte) (Comma
 	if c.NotAfter, err = getTime(h, HeaderNotAfter); err != nil {
 		return Command{}, err
 	}
-	c.Time, err = getTime(h, HeaderTime)
-	return c, err
+	if c.Time, err = getTime(h, HeaderTime); err != nil {
+		return Command{}, err
+	}
+	return c, nil
+}
+
+// decodeCompensation reads the headers that compensations have, and no others.
+func (c *Command) decodeCompensation(h map[string][]string) error {
+	v := get(h, HeaderCompensates)
+	switch {
+	case c.EffectID.Phase == Action && v == "" && c.ActionOutcome == "":
+		return nil
+	case c.EffectID.Phase == Action:
+		return fmt.Errorf("%s and %s: belong on compensations only", HeaderCompensates, HeaderActionOutcome)
+	case v == "":
+		return fmt.Errorf("%s: %w", HeaderCompensates, errNoHeader)
+	case c.ActionOutcome != Succeeded && c.ActionOutcome != Unknown:
+		return fmt.Errorf("%s: neither %s nor %s", HeaderActionOutcome, Succeeded, Unknown)
+	}
+	e, err := ParseEffectID(v)
+	if err != nil {
+		return fmt.Errorf("%s: %w", HeaderCompensates, err)
+	}
+	if e.Phase != Action {
+		return fmt.Errorf("%s: is not an action", HeaderCompensates)
+	}
+	c.Compensates = &e
+	return nil
 }

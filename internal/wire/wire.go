@@ -154,7 +154,22 @@ type Failure struct {
 	Details json.RawMessage `json:"details,omitempty"`
 }
 
-var errNoHeader = errors.New("header is missing")
+var (
+	errNoHeader  = errors.New("header is missing")
+	errTwoValues = errors.New("header is given more than once")
+)
+
+// once refuses a message that says something twice: which one is meant would
+// be a guess.
+func once(h map[string][]string) error {
+	for _, name := range [...]string{HeaderMsgID, HeaderSubject, HeaderEffectID, HeaderCompensates, HeaderActionOutcome,
+		HeaderEffectTime, HeaderAttempt, HeaderReplyTo, HeaderNotAfter, HeaderOutcome, HeaderTime} {
+		if len(h[name]) > 1 {
+			return fmt.Errorf("%s: %w", name, errTwoValues)
+		}
+	}
+	return nil
+}
 
 // get reads one header; absent is empty.
 func get(h map[string][]string, name string) string {
@@ -162,6 +177,18 @@ func get(h map[string][]string, name string) string {
 		return v[0]
 	}
 	return ""
+}
+
+func getEffectID(h map[string][]string) (EffectID, error) {
+	v := get(h, HeaderEffectID)
+	if v == "" {
+		return EffectID{}, fmt.Errorf("%s: %w", HeaderEffectID, errNoHeader)
+	}
+	e, err := ParseEffectID(v)
+	if err != nil {
+		return EffectID{}, fmt.Errorf("%s: %w", HeaderEffectID, err)
+	}
+	return e, nil
 }
 
 func getTime(h map[string][]string, name string) (time.Time, error) {
