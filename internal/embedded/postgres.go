@@ -337,12 +337,13 @@ func (p *Postgres) awaitPredecessor(ctx context.Context) error {
 		if err != nil || syscall.Kill(pid, 0) != nil {
 			return nil // it crashed: the new one finds that out too
 		}
+		inUse := fmt.Sprintf("the cluster in %s is in use by process %d", filepath.Dir(p.data), pid)
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the cluster in %s is in use by process %d", filepath.Dir(p.data), pid)
+			return errors.New(inUse)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%s: %w", inUse, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
