@@ -1,0 +1,82 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// ErrNoOutbox says that a database does not have what a relay needs, and that
+// waiting will not bring it.
+var ErrNoOutbox = errors.New("this database has no outbox that can be relayed")
+
+var errStandby = errors.New("the database is a standby: only a primary can be relayed")
+
+// Check asks whether the database has an outbox that a relay can publish: the
+// tables, their columns, the rights. All that is missing is in the error, which
+// is [ErrNoOutbox]; any other error may pass. It knows nothing of other tables,
+// and nothing of the way in which these came to be.
+func Check(ctx context.Context, pool *pgxpool.Pool) error {
+	const q = `
+		SELECT r.t, to_regclass(r.t) IS NOT NULL,
+		       ARRAY(SELECT c FROM unnest(r.columns) c WHERE NOT EXISTS (
+		         SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(r.t) AND a.attname = c AND NOT a.attisdropped)),
+		       ARRAY(SELECT p FROM unnest(r.rights) p WHERE NOT has_table_privilege(to_regclass(r.t), p)),
+		       pg_is_in_recovery()
+		FROM (VALUES
+		  ('outbox', '{seq,xid,lane,key,msg_id,subject,headers,payload,created_at}'::text[], '{SELECT}'::text[]),
+		  ('outbox_lane', '{lane,snap_from,snap_to,pos}', '{SELECT,UPDATE}'),
+		  ('outbox_dead', '{seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT}')
+		) AS r (t, columns, rights)`
+	rows, err := pool.Query(ctx, q)
+	if err != nil {
+		return fmt.Errorf("look for the outbox: %w", err)
+	}
+	var missing []string
+	var table string
+	var exists, standby bool
+	var columns, rights []string
+	_, err = pgx.ForEachRow(rows, []any{&table, &exists, &columns, &rights, &standby}, func() error {
+		switch {
+		case !exists:
+			missing = append(missing, "no table "+table)
+		case len(columns) > 0:
+			missing = append(missing, "no column "+strings.Join(columns, ", ")+" in "+table)
+		case len(rights) > 0:
+			missing = append(missing, "no right to "+strings.Join(rights, ", ")+" on "+table)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the outbox: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("%w: %s", ErrNoOutbox, strings.Join(missing, "; "))
+	case standby:
+		return errStandby
+	}
+	return checkPosition(ctx, pool)
+}
+
+// checkPosition looks at what is inside the tables.
+func checkPosition(ctx context.Context, pool *pgxpool.Pool) error {
+	const q = `
+		SELECT (SELECT count(*) FROM outbox_lane WHERE lane = $1),
+		       coalesce((SELECT seqcache FROM pg_sequence WHERE seqrelid = to_regclass('outbox_seq')), 1)`
+	var lanes, cache int64
+	if err := pool.QueryRow(ctx, q, lane).Scan(&lanes, &cache); err != nil {
+		return fmt.Errorf("look for the outbox: %w", err)
+	}
+	if lanes == 0 {
+		return fmt.Errorf("%w: outbox_lane has no row for lane %d", ErrNoOutbox, lane)
+	}
+	if cache != 1 {
+		// Two sessions would then write a key's messages out of order.
+		return fmt.Errorf("%w: sequence outbox_seq must have CACHE 1, not %d", ErrNoOutbox, cache)
+	}
+	return nil
+}
