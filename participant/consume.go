@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,29 +12,61 @@ import (
 	"github.com/skald-saga/skald/internal/wire"
 )
 
-// consume works until the consumer is lost or ctx is cancelled.
-func (p *Participant) consume(ctx context.Context, js jetstream.JetStream) error {
-	consumer, err := js.Consumer(ctx, wire.CommandsStream(p.cfg.Prefix), p.cfg.Service)
+// worker takes commands and hands them to handlers.
+type worker struct {
+	*Participant
+	js    jetstream.JetStream
+	slots chan struct{} // one for each handler at work
+}
+
+// run consumes until ctx is cancelled, and returns when no handler is at work.
+func (w *worker) run(ctx context.Context) {
+	// Handlers have a context of their own: what they began they may finish.
+	work, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	waiting := false
+	for ctx.Err() == nil {
+		err := w.consume(ctx, work, func() {
+			if waiting {
+				w.cfg.Log.InfoContext(ctx, "participant is at work again", "participant", w.cfg.Service)
+			}
+			waiting = false
+		})
+		if ctx.Err() != nil {
+			break
+		}
+		if !waiting { // once, not every time
+			w.cfg.Log.WarnContext(ctx, "participant is waiting for its commands", "participant", w.cfg.Service, "err", err)
+		}
+		waiting = true
+		pause(ctx, 500*time.Millisecond)
+	}
+	w.drain(abort)
+}
+
+// drain waits until no handler is at work, and none can begin. Those that take
+// too long see their context end, roll back and return.
+func (w *worker) drain(abort context.CancelFunc) {
+	late := time.AfterFunc(w.cfg.DrainTimeout, abort)
+	defer late.Stop()
+	for range cap(w.slots) {
+		w.slots <- struct{}{}
+	}
+	// Acknowledgements may still be in the connection's buffer. One that is
+	// lost costs a redelivery.
+	_ = w.cfg.NATS.FlushTimeout(time.Second)
+}
+
+// consume works until ctx is cancelled or the consumer is lost. It calls
+// began when it has one. Handlers get the context work.
+func (w *worker) consume(ctx, work context.Context, began func()) error {
+	consumer, err := w.js.Consumer(ctx, wire.CommandsStream(w.cfg.Prefix), w.cfg.Service)
 	if err != nil {
 		return fmt.Errorf("find consumer: %w", err)
 	}
-	// Handlers outlive ctx by DrainTimeout: what they began they may finish.
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	var busy sync.WaitGroup
-	slots := make(chan struct{}, p.cfg.Concurrency)
 	lost := make(chan error, 1)
-	cc, err := consumer.Consume(func(m jetstream.Msg) {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return // not acknowledged: delivered again, to whoever is there then
-		}
-		busy.Go(func() {
-			defer func() { <-slots }()
-			p.handle(work, js, m)
-		})
-	}, jetstream.PullMaxMessages(4*p.cfg.Concurrency), jetstream.PullExpiry(5*time.Second),
+	cc, err := consumer.Consume(func(m jetstream.Msg) { w.take(ctx, work, m) },
+		jetstream.PullMaxMessages(4*w.cfg.Concurrency), jetstream.PullExpiry(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if gone(err) {
 				select {
@@ -49,21 +78,23 @@ func (p *Participant) consume(ctx context.Context, js jetstream.JetStream) error
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
+	began()
 	select {
-	case <-ctx.Done():
 	case err = <-lost:
+		cc.Stop()
+		return err
+	case <-ctx.Done():
 	}
-	cc.Stop()
-	<-cc.Closed()
-	done := make(chan struct{})
-	go func() { busy.Wait(); close(done) }()
+	if !w.cfg.NATS.IsConnected() {
+		cc.Stop() // nothing can be given back
+		return nil
+	}
+	cc.Drain() // take gives back what is buffered
 	select {
-	case <-done:
-	case <-time.After(p.cfg.DrainTimeout):
-		cancel() // handlers see it, roll back and return
-		<-done
+	case <-cc.Closed():
+	case <-time.After(w.cfg.DrainTimeout):
 	}
-	return err
+	return nil
 }
 
 // gone tells a lost consumer from what the client mends itself.
@@ -73,86 +104,76 @@ func gone(err error) bool {
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrConnectionClosed)
 }
 
+// take waits for a free handler. When it is time to stop, the message goes
+// back at once, for whoever is there then.
+func (w *worker) take(ctx, work context.Context, m jetstream.Msg) {
+	if ctx.Err() == nil {
+		select {
+		case w.slots <- struct{}{}:
+			go func() {
+				defer func() { <-w.slots }()
+				w.handle(work, m)
+			}()
+			return
+		case <-ctx.Done():
+		}
+	}
+	_ = m.Nak()
+}
+
 // handle executes one command: do, reply durably, acknowledge, in that order.
 // Whatever is cut short is delivered again.
-func (p *Participant) handle(ctx context.Context, js jetstream.JetStream, m jetstream.Msg) {
+func (w *worker) handle(ctx context.Context, m jetstream.Msg) {
 	c, err := wire.DecodeCommand(m.Subject(), m.Headers(), m.Data())
 	if err != nil {
-		p.cfg.Log.ErrorContext(ctx, "command cannot be read", "subject", m.Subject(), "err", err)
-		p.metrics.commands.WithLabelValues("unreadable").Inc()
+		w.cfg.Log.ErrorContext(ctx, "command cannot be read", "subject", m.Subject(), "err", err)
+		w.metrics.commands.WithLabelValues("unreadable").Inc()
 		_ = m.TermWithReason("cannot be read") // if that is lost it comes again, and goes again
 		return
 	}
-	reply := p.execute(ctx, c)
-	p.metrics.commands.WithLabelValues(string(reply.Outcome)).Inc()
+	reply := w.execute(ctx, c)
+	if ctx.Err() != nil && reply.Outcome == wire.Retry {
+		w.metrics.commands.WithLabelValues("interrupted").Inc()
+		_ = m.Nak() // not the handler's fault: no attempt is spent
+		return
+	}
+	w.metrics.commands.WithLabelValues(string(reply.Outcome)).Inc()
 	// The same message delivered twice gives the same reply id, which JetStream
 	// drops; another attempt is another message, and its reply gets through.
-	reply.MsgID = c.MsgID + "/" + string(reply.Outcome)
-	if c.MsgID == "" {
-		reply.MsgID = ""
+	if c.MsgID != "" {
+		reply.MsgID = c.MsgID + "/" + string(reply.Outcome)
 	}
-	msg := &nats.Msg{Subject: c.ReplyTo, Header: reply.Header(), Data: reply.Payload()}
-	future, err := js.PublishMsgAsync(msg)
-	if err == nil {
-		select {
-		case <-future.Ok():
-		case err = <-future.Err():
-		}
-	}
-	if err != nil {
-		p.cfg.Log.WarnContext(ctx, "reply was not taken", "saga_id", c.Saga, "err", err)
-		_ = m.NakWithDelay(time.Second) // or comes again when its time is up
+	if err := w.publish(&nats.Msg{Subject: c.ReplyTo, Header: reply.Header(), Data: reply.Payload()}); err != nil {
+		w.unanswered(ctx, m, c, err)
 		return
 	}
 	_ = m.Ack() // lost: delivered again, and answered from the inbox
 }
 
-// execute runs the operation within its time. A panic is a transient error: the
-// transaction is rolled back.
-func (p *Participant) execute(ctx context.Context, c wire.Command) (reply wire.Reply) {
-	op, known := p.operations[lastToken(c.Subject)]
-	if !known {
-		return transient(c, "unknown-operation", errors.New("this participant has no such operation"))
+// publish returns when JetStream has the message.
+func (w *worker) publish(m *nats.Msg) error {
+	future, err := w.js.PublishMsgAsync(m)
+	if err != nil {
+		return err
 	}
-	if !p.atWork.enter(c.EffectID) {
-		return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.InProgress}
+	select {
+	case <-future.Ok():
+		return nil
+	case err := <-future.Err():
+		return err
 	}
-	defer p.atWork.leave(c.EffectID)
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.HandlerTimeout)
-	defer cancel()
-	defer func() {
-		if v := recover(); v != nil {
-			p.metrics.panics.Inc()
-			p.cfg.Log.ErrorContext(ctx, "handler panicked", "saga_id", c.Saga, "effect_id", c.EffectID.String(), "panic", v, "stack", string(debug.Stack()))
-			reply = transient(c, "panic", errors.New("the handler panicked"))
-		}
-	}()
-	return op(ctx, c)
 }
 
-// atWork are the effects that this process is busy with.
-type atWork struct {
-	mu      sync.Mutex
-	effects map[wire.EffectID]struct{}
-}
+// maxAnswers is how often a reply is tried for one message. After that the
+// message goes: if anybody still waits, another attempt will come.
+const maxAnswers = 100
 
-func (a *atWork) enter(e wire.EffectID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.effects == nil {
-		a.effects = map[wire.EffectID]struct{}{}
+func (w *worker) unanswered(ctx context.Context, m jetstream.Msg, c wire.Command, err error) {
+	w.cfg.Log.WarnContext(ctx, "reply was not taken", "saga_id", c.Saga, "effect_id", c.EffectID.String(), "err", err)
+	if meta, metaErr := m.Metadata(); metaErr == nil && meta.NumDelivered >= maxAnswers {
+		w.metrics.commands.WithLabelValues("unanswerable").Inc()
+		_ = m.TermWithReason("nobody takes the reply")
+		return
 	}
-	if _, busy := a.effects[e]; busy {
-		return false
-	}
-	a.effects[e] = struct{}{}
-	return true
+	_ = m.NakWithDelay(time.Second) // or comes again when its time is up
 }
-
-func (a *atWork) leave(e wire.EffectID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.effects, e)
-}
-
-func lastToken(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }

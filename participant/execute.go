@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -74,6 +75,9 @@ func (p *Participant) undo(ctx context.Context, c wire.Command, h func(context.C
 		if !first {
 			return in.repeat(ctx, c)
 		}
+		if err := p.mayStart(c); err != nil {
+			return wire.Reply{}, err
+		}
 		needed, err := in.prevent(ctx, c)
 		if err != nil {
 			return wire.Reply{}, err
@@ -110,28 +114,28 @@ func (in inbox) prevent(ctx context.Context, c wire.Command) (needed bool, err e
 	return status == succeeded || status == started || status == undoing, err
 }
 
+// begin claims an effect elsewhere, or finds out that it was begun before and
+// may go on: then the reply has no outcome. Otherwise it is the stored one.
+func (p *Participant) begin(ctx context.Context, in inbox, c wire.Command) (wire.Reply, error) {
+	first, err := in.claim(ctx, c.EffectID, started)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	if first {
+		return wire.Reply{}, p.mayStart(c)
+	}
+	status, _, err := in.read(ctx, c.EffectID)
+	if err != nil || status == started {
+		return wire.Reply{}, err
+	}
+	return in.repeat(ctx, c)
+}
+
 // doExternal executes an action whose effect is elsewhere: the start is
 // committed first, so that a compensation knows that there may be an effect.
 func (p *Participant) doExternal(ctx context.Context, c wire.Command, h func(context.Context, Command) (any, error)) wire.Reply {
-	begun := false
-	reply := p.inTx(ctx, c, func(in inbox) (wire.Reply, error) {
-		first, err := in.claim(ctx, c.EffectID, started)
-		if err != nil {
-			return wire.Reply{}, err
-		}
-		if !first {
-			status, _, err := in.read(ctx, c.EffectID)
-			if err != nil || status != started {
-				reply, repeatErr := in.repeat(ctx, c)
-				return reply, errors.Join(err, repeatErr)
-			}
-		} else if err := p.mayStart(c); err != nil {
-			return wire.Reply{}, err
-		}
-		begun = true
-		return wire.Reply{}, nil
-	})
-	if !begun || reply.Outcome != "" {
+	reply := p.inTx(ctx, c, func(in inbox) (wire.Reply, error) { return p.begin(ctx, in, c) })
+	if reply.Outcome != "" {
 		return reply
 	}
 	result, err := h(ctx, command(c))
@@ -139,6 +143,8 @@ func (p *Participant) doExternal(ctx context.Context, c wire.Command, h func(con
 	if reply.Outcome == wire.Retry {
 		return reply
 	}
+	ctx, cancel := toRecord(ctx)
+	defer cancel()
 	return p.inTx(ctx, c, func(in inbox) (wire.Reply, error) {
 		status, _, err := in.read(ctx, c.EffectID)
 		if err != nil {
@@ -154,37 +160,40 @@ func (p *Participant) doExternal(ctx context.Context, c wire.Command, h func(con
 // undoExternal executes a compensation elsewhere. From the first commit on the
 // action's success cannot be recorded any more.
 func (p *Participant) undoExternal(ctx context.Context, c wire.Command, h func(context.Context, Command) (any, error)) wire.Reply {
-	needed := false
 	reply := p.inTx(ctx, c, func(in inbox) (wire.Reply, error) {
-		first, err := in.claim(ctx, c.EffectID, started)
-		if err != nil {
+		if reply, err := p.begin(ctx, in, c); err != nil || reply.Outcome != "" {
+			return reply, err
+		}
+		needed, err := in.prevent(ctx, c)
+		switch {
+		case err != nil:
 			return wire.Reply{}, err
+		case needed:
+			return wire.Reply{}, in.set(ctx, *c.Compensates, undoing, "null")
 		}
-		if !first {
-			status, _, err := in.read(ctx, c.EffectID)
-			if err != nil || status != started {
-				reply, repeatErr := in.repeat(ctx, c)
-				return reply, errors.Join(err, repeatErr)
-			}
-		}
-		if needed, err = in.prevent(ctx, c); err != nil {
-			return wire.Reply{}, err
-		}
-		if !needed {
-			reply := answer(c, nil, nil)
-			return reply, in.set(ctx, c.EffectID, succeeded, encode(reply))
-		}
-		return wire.Reply{}, in.set(ctx, *c.Compensates, undoing, "null")
+		reply := answer(c, nil, nil)
+		return reply, in.set(ctx, c.EffectID, succeeded, encode(reply))
 	})
-	if !needed || reply.Outcome != "" {
+	if reply.Outcome != "" {
 		return reply
 	}
 	result, err := h(ctx, command(c))
 	reply = answer(c, result, err)
-	if reply.Outcome != wire.Succeeded {
+	switch reply.Outcome {
+	case wire.Retry:
+		return reply
+	case wire.Failed: // a compensation cannot be refused
 		return transient(c, "transient", errors.New(reply.Failure.Code+": "+reply.Failure.Message))
 	}
+	ctx, cancel := toRecord(ctx)
+	defer cancel()
 	return p.inTx(ctx, c, func(in inbox) (wire.Reply, error) {
 		return reply, in.set(ctx, c.EffectID, succeeded, encode(reply))
 	})
+}
+
+// toRecord gives what has happened elsewhere a little time to be written down,
+// also when the handler has used up its own.
+func toRecord(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 }

@@ -32,7 +32,15 @@ const Schema = `
 
 // Install makes the inbox if it is not there.
 func Install(ctx context.Context, pool *pgxpool.Pool) error {
-	if _, err := pool.Exec(ctx, Schema); err != nil {
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		// IF NOT EXISTS does not keep two installers apart.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('skald_inbox'))`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, Schema)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("install inbox: %w", err)
 	}
 	return nil
@@ -82,14 +90,25 @@ type inbox struct {
 func (in inbox) claim(ctx context.Context, effect wire.EffectID, status string) (bool, error) {
 	tag, err := in.tx.Exec(ctx, `INSERT INTO skald_inbox (service, effect_id, status) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
 		in.service, effect.String(), status)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
-		return false, errBusy
+	if err != nil {
+		return false, busyOr(err)
 	}
-	return err == nil && tag.RowsAffected() == 1, err
+	return tag.RowsAffected() == 1, nil
 }
 
-var errBusy = errors.New("another process is at work on this effect")
+// busyOr turns a lock timeout into [errBusy].
+func busyOr(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock not available
+		return errBusy
+	}
+	return err
+}
+
+var (
+	errBusy      = errors.New("another process is at work on this effect")
+	errForgotten = errors.New("the effect was deleted from the inbox") // by a purge, or by hand
+)
 
 // read locks and returns a row. A purged row is an error: it was there when
 // claim met it.
@@ -98,7 +117,7 @@ func (in inbox) read(ctx context.Context, effect wire.EffectID) (status string, 
 	err = in.tx.QueryRow(ctx, `SELECT status, coalesce(reply, 'null') FROM skald_inbox WHERE service = $1 AND effect_id = $2 FOR UPDATE`,
 		in.service, effect.String()).Scan(&status, &reply)
 	if err != nil {
-		return "", stored{}, fmt.Errorf("read inbox: %w", err)
+		return "", stored{}, fmt.Errorf("read inbox: %w", busyOr(err))
 	}
 	if err := json.Unmarshal(reply, &s); err != nil {
 		return "", stored{}, fmt.Errorf("decode stored reply: %w", err)
@@ -107,21 +126,26 @@ func (in inbox) read(ctx context.Context, effect wire.EffectID) (status string, 
 }
 
 func (in inbox) set(ctx context.Context, effect wire.EffectID, status, reply string) error {
-	_, err := in.tx.Exec(ctx, `UPDATE skald_inbox SET status = $3, reply = $4 WHERE service = $1 AND effect_id = $2`,
+	tag, err := in.tx.Exec(ctx, `UPDATE skald_inbox SET status = $3, reply = $4 WHERE service = $1 AND effect_id = $2`,
 		in.service, effect.String(), status, reply)
-	return err
+	if err != nil {
+		return fmt.Errorf("write inbox: %w", busyOr(err))
+	}
+	if tag.RowsAffected() != 1 {
+		return errForgotten
+	}
+	return nil
 }
+
+// brief transactions wait for a row lock as long as a short transaction takes;
+// what takes longer is answered as in progress.
+var brief = pgx.TxOptions{BeginQuery: `BEGIN; SET LOCAL lock_timeout = '3s'`}
 
 // inTx runs fn with the inbox in one transaction and gives its reply. If fn
 // returns an error, everything is rolled back, and the reply is transient.
 func (p *Participant) inTx(ctx context.Context, c wire.Command, fn func(inbox) (wire.Reply, error)) wire.Reply {
 	var reply wire.Reply
-	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
-		// A row lock is waited for as long as a short transaction takes; a
-		// longer one is answered as in progress.
-		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '3s'`); err != nil {
-			return err
-		}
+	err := pgx.BeginTxFunc(ctx, p.cfg.Pool, brief, func(tx pgx.Tx) error {
 		var err error
 		reply, err = fn(inbox{tx: tx, service: p.cfg.Service})
 		return err
@@ -129,6 +153,8 @@ func (p *Participant) inTx(ctx context.Context, c wire.Command, fn func(inbox) (
 	switch {
 	case errors.Is(err, errBusy):
 		return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.InProgress}
+	case errors.Is(err, errExpired):
+		return transient(c, CodeExpired, err)
 	case err != nil:
 		return transient(c, "transient", err)
 	}
@@ -150,8 +176,6 @@ func (p *Participant) mayStart(c wire.Command) error {
 	}
 	return nil
 }
-
-func expired(c wire.Command) wire.Reply { return transient(c, CodeExpired, errExpired) }
 
 // purgeLoop forgets effects that are older than the retention, in batches.
 func (p *Participant) purgeLoop(ctx context.Context) {

@@ -18,6 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -106,14 +109,20 @@ type Participant struct {
 	metrics    *metrics
 }
 
-// operation executes one command and says what to reply.
-type operation func(ctx context.Context, c wire.Command) wire.Reply
+// operation executes commands of its phase and says what to reply.
+type operation struct {
+	phase wire.Phase
+	run   func(ctx context.Context, c wire.Command) wire.Reply
+}
 
 // New returns a participant without operations. It fails if the configuration
 // cannot work.
 func New(cfg Config) (*Participant, error) {
-	if cfg.Service == "" || cfg.NATS == nil {
-		return nil, errors.New("participant: Service and NATS must be set")
+	if !names.MatchString(cfg.Service) {
+		return nil, errors.New("participant: Service must be a name of a-z, 0-9 and -")
+	}
+	if cfg.NATS == nil {
+		return nil, errors.New("participant: NATS must be set")
 	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = "skald"
@@ -134,46 +143,64 @@ func New(cfg Config) (*Participant, error) {
 			*d.field = d.value
 		}
 	}
-	return &Participant{cfg: cfg, operations: map[string]operation{}, metrics: newMetrics(cfg.Registerer, cfg.Service)}, nil
+	m, err := newMetrics(cfg.Registerer, cfg.Service)
+	if err != nil {
+		return nil, fmt.Errorf("participant: register metrics: %w", err)
+	}
+	return &Participant{cfg: cfg, operations: map[string]operation{}, metrics: m}, nil
 }
 
-// Step registers an action and its compensation under their names. It panics
-// if a name is taken: that is a mistake in the program.
+var names = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+// Step registers an action and its compensation under their names. Like
+// External and Stateless it panics over a mistake in the program: a name that
+// is taken, a missing handler, no Pool.
 func (p *Participant) Step(action, compensation string, h Handlers) {
-	p.register(action, func(ctx context.Context, c wire.Command) wire.Reply { return p.do(ctx, c, h.Do) })
+	p.register(action, wire.Action, h.Do != nil && p.cfg.Pool != nil,
+		func(ctx context.Context, c wire.Command) wire.Reply { return p.do(ctx, c, h.Do) })
 	if h.Undo != nil {
-		p.register(compensation, func(ctx context.Context, c wire.Command) wire.Reply { return p.undo(ctx, c, h.Undo) })
+		p.register(compensation, wire.Compensation, true,
+			func(ctx context.Context, c wire.Command) wire.Reply { return p.undo(ctx, c, h.Undo) })
 	}
 }
 
 // External registers an action and its compensation whose effects are outside
-// the participant's database. It panics if a name is taken.
+// the participant's database.
 func (p *Participant) External(action, compensation string, h External) {
-	p.register(action, func(ctx context.Context, c wire.Command) wire.Reply { return p.doExternal(ctx, c, h.Do) })
+	p.register(action, wire.Action, h.Do != nil && p.cfg.Pool != nil,
+		func(ctx context.Context, c wire.Command) wire.Reply { return p.doExternal(ctx, c, h.Do) })
 	if h.Undo != nil {
-		p.register(compensation, func(ctx context.Context, c wire.Command) wire.Reply { return p.undoExternal(ctx, c, h.Undo) })
+		p.register(compensation, wire.Compensation, true,
+			func(ctx context.Context, c wire.Command) wire.Reply { return p.undoExternal(ctx, c, h.Undo) })
 	}
 }
 
 // Stateless registers an operation that may be repeated without harm: it has
-// no inbox. It panics if the name is taken.
+// no inbox. It may serve as action and as compensation.
 func (p *Participant) Stateless(name string, do func(ctx context.Context, c Command) (result any, err error)) {
-	p.register(name, func(ctx context.Context, c wire.Command) wire.Reply {
+	p.register(name, "", do != nil, func(ctx context.Context, c wire.Command) wire.Reply {
 		result, err := do(ctx, command(c))
 		return answer(c, result, err)
 	})
 }
 
-func (p *Participant) register(name string, op operation) {
+// register takes operations for commands of one phase; "" is both.
+func (p *Participant) register(name string, phase wire.Phase, complete bool, run func(context.Context, wire.Command) wire.Reply) {
 	if _, taken := p.operations[name]; taken {
 		panic("participant: operation " + name + " is registered twice")
 	}
-	p.operations[name] = op
+	if !names.MatchString(name) {
+		panic("participant: operation " + strconv.Quote(name) + " is not a name of a-z, 0-9 and -")
+	}
+	if !complete {
+		panic("participant: operation " + name + " needs a handler, and a Pool if it has an inbox")
+	}
+	p.operations[name] = operation{phase: phase, run: run}
 }
 
 func command(c wire.Command) Command {
 	cmd := Command{
-		EffectID: c.EffectID.String(), Saga: c.Saga, Step: c.EffectID.Step, Action: lastToken(c.Subject),
+		EffectID: c.EffectID.String(), Saga: c.EffectID.Saga, Step: c.EffectID.Step, Action: lastToken(c.Subject),
 		Attempt: c.Attempt, Payload: c.Payload,
 	}
 	if c.Compensates != nil {
@@ -188,8 +215,11 @@ func answer(c wire.Command, result any, err error) wire.Reply {
 	switch {
 	case err == nil:
 		body, err := json.Marshal(result)
+		if err == nil && len(body) > wire.MaxBody {
+			err = fmt.Errorf("more than %d bytes", wire.MaxBody)
+		}
 		if err != nil {
-			return transient(c, "result", fmt.Errorf("encode result: %w", err))
+			return transient(c, "transient", fmt.Errorf("encode result: %w", err))
 		}
 		return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.Succeeded, Body: body}
 	case errors.As(err, &refusal):
@@ -199,16 +229,28 @@ func answer(c wire.Command, result any, err error) wire.Reply {
 }
 
 func refused(c wire.Command, code, message string) wire.Reply {
-	return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.Failed, Failure: &wire.Failure{Code: code, Message: message}}
+	return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.Failed, Failure: failure(code, message)}
 }
 
 func transient(c wire.Command, code string, err error) wire.Reply {
-	r := wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.Retry, Failure: &wire.Failure{Code: code, Message: err.Error()}}
+	r := wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.Retry, Failure: failure(code, err.Error())}
 	var wish *retryAfter
 	if errors.As(err, &wish) {
 		r.RetryAfter = wish.after
 	}
 	return r
+}
+
+// failure keeps what is said short: it is stored with the saga.
+func failure(code, message string) *wire.Failure {
+	return &wire.Failure{Code: clip(code, 100), Message: clip(message, 2000)}
+}
+
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // Run executes commands until ctx is cancelled; handlers at work finish first,
@@ -220,16 +262,12 @@ func (p *Participant) Run(ctx context.Context) error {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
 	if p.cfg.Pool != nil {
-		stop := make(chan struct{})
-		defer func() { <-stop }()
-		go func() { defer close(stop); p.purgeLoop(ctx) }()
+		stopped := make(chan struct{})
+		defer func() { <-stopped }()
+		go func() { defer close(stopped); p.purgeLoop(ctx) }()
 	}
-	for ctx.Err() == nil {
-		if err := p.consume(ctx, js); err != nil && ctx.Err() == nil {
-			p.cfg.Log.WarnContext(ctx, "participant is waiting for its commands", "participant", p.cfg.Service, "err", err)
-			pause(ctx, 500*time.Millisecond)
-		}
-	}
+	w := worker{Participant: p, js: js, slots: make(chan struct{}, p.cfg.Concurrency)}
+	w.run(ctx)
 	return nil
 }
 
