@@ -1,0 +1,106 @@
+package http
+
+import (
+	"context"
+	"fmt"
+	stdhttp "net/http"
+	"runtime/debug"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/google/uuid"
+
+	"github.com/skald-saga/skald/internal/http/api"
+)
+
+// call is what is known of a request besides its parameters.
+type call struct {
+	id          string   // names it in the log and in problems
+	accept      string   // the Accept header
+	fingerprint [32]byte // of the body, if it came with an Idempotency-Key
+}
+
+type callKey struct{}
+
+// callOf returns the call that identify made for the request.
+func callOf(ctx context.Context) *call {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		return c
+	}
+	return &call{}
+}
+
+// identify names the request and sets the headers that every answer has.
+func (s *server) identify(next stdhttp.Handler) stdhttp.Handler {
+	return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		c := &call{id: requestID(r), accept: r.Header.Get("Accept")}
+		h := w.Header()
+		h.Set("X-Request-Id", c.id)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'") // the pages of problems
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		next.ServeHTTP(ww, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+	})
+}
+
+// requestID is the one that the client gave, if it is fit for a log.
+func requestID(r *stdhttp.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	visible := !strings.ContainsFunc(id, func(c rune) bool { return c < '!' || c > '~' })
+	if id != "" && len(id) <= 128 && visible {
+		return id
+	}
+	return uuid.NewString()
+}
+
+// recoverPanics turns a panic, always a mistake of ours, into an internal error.
+func (s *server) recoverPanics(m *metrics) func(stdhttp.Handler) stdhttp.Handler {
+	return func(next stdhttp.Handler) stdhttp.Handler {
+		return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+			defer func() {
+				v := recover()
+				switch {
+				case v == nil:
+				case v == stdhttp.ErrAbortHandler:
+					panic(v)
+				default:
+					m.panics.Inc()
+					s.fail(w, r, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+				}
+			}()
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// methodNotAllowed answers with the methods that the path has.
+func (s *server) methodNotAllowed(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+	path := r.URL.RawPath
+	if path == "" {
+		path = r.URL.Path
+	}
+	for _, method := range []string{stdhttp.MethodGet, stdhttp.MethodPost} {
+		if !s.router.Match(chi.NewRouteContext(), method, path) {
+			continue
+		}
+		w.Header().Add("Allow", method)
+		if method == stdhttp.MethodGet {
+			w.Header().Add("Allow", stdhttp.MethodHead)
+		}
+	}
+	s.fail(w, r, &failure{code: api.ProblemCodeMethodNotAllowed})
+}
+
+// headAsGet answers HEAD as GET; net/http leaves the body out.
+func headAsGet(next stdhttp.Handler) stdhttp.Handler {
+	return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		if r.Method == stdhttp.MethodHead {
+			get := *r
+			get.Method = stdhttp.MethodGet
+			r = &get
+		}
+		next.ServeHTTP(w, r)
+	})
+}

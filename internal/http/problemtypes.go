@@ -1,0 +1,93 @@
+package http
+
+import (
+	stdhttp "net/http"
+
+	"github.com/skald-saga/skald/internal/http/api"
+)
+
+// problemType is everything about a problem that does not depend on the
+// request.
+type problemType struct {
+	status      int
+	retryable   bool // the same request may succeed later
+	title       string
+	description string // what it means and what to do
+}
+
+// problemTypes lists every problem that the API reports. Codes are never
+// renamed.
+var problemTypes = map[api.ProblemCode]problemType{
+	api.ProblemCodeBadRequest: {
+		status: stdhttp.StatusBadRequest, title: "The request cannot be understood",
+		description: "A part of the request has the wrong form. Each entry of errors points at one such part and says what is expected there. Nothing was done.",
+	},
+	api.ProblemCodeMalformedJson: {
+		status: stdhttp.StatusBadRequest, title: "The body is not usable JSON",
+		description: "The body must be one JSON value in UTF-8 with nothing after it. Members of an object must have different names, and strings must not hold NUL characters or halves of surrogate pairs. Nothing was done.",
+	},
+	api.ProblemCodeUnknownParameter: {
+		status: stdhttp.StatusBadRequest, title: "A query parameter is not known",
+		description: "The operation does not have this query parameter. It is refused so that a misspelt filter does not select everything. Nothing was done.",
+	},
+	api.ProblemCodeCursorMismatch: {
+		status: stdhttp.StatusBadRequest, title: "The cursor belongs to another list",
+		description: "A cursor continues the list that it came from: the same path with the same filter. Begin again without a cursor, or repeat the filter.",
+	},
+	api.ProblemCodeNotFound: {
+		status: stdhttp.StatusNotFound, title: "There is no such thing",
+		description: "Nothing is at this path. Reads see your own writes, so what was accepted is found at once: check the id. A saga that was started at /v1/sagas has no order.",
+	},
+	api.ProblemCodeMethodNotAllowed: {
+		status: stdhttp.StatusMethodNotAllowed, title: "The path does not have this method",
+		description: "The Allow header lists the methods that it has.",
+	},
+	api.ProblemCodeSagaAlreadyTerminal: {
+		status: stdhttp.StatusConflict, title: "The saga has ended",
+		description: "What was asked for is only possible while the saga is under way. Nothing was changed; allowed lists what is possible now.",
+	},
+	api.ProblemCodePastPivot: {
+		status: stdhttp.StatusConflict, title: "The saga has passed its point of no return",
+		description: "Its pivot has succeeded, so it can only go forward. Nothing was changed; allowed lists what is possible now.",
+	},
+	api.ProblemCodePreconditionFailed: {
+		status: stdhttp.StatusPreconditionFailed, title: "The saga has another version",
+		description: "It changed since the version in If-Match was read. Nothing was changed. Read it again and decide anew.",
+	},
+	api.ProblemCodePayloadTooLarge: {
+		status: stdhttp.StatusRequestEntityTooLarge, title: "The body is too large",
+		description: "A body may have 64 KiB. Pass a reference to large data instead of the data. Nothing was done.",
+	},
+	api.ProblemCodeUnsupportedMediaType: {
+		status: stdhttp.StatusUnsupportedMediaType, title: "The body is not application/json",
+		description: "Send JSON in UTF-8, not compressed, with Content-Type: application/json. Nothing was done.",
+	},
+	api.ProblemCodeInputInvalid: {
+		status: stdhttp.StatusUnprocessableEntity, title: "The request says something impossible",
+		description: "Its form is right, but what it says cannot be carried out. Each entry of errors points at one part and says what to change. Nothing was done.",
+	},
+	api.ProblemCodeUnknownDefinition: {
+		status: stdhttp.StatusUnprocessableEntity, title: "There is no such definition",
+		description: "No definition of this name, or not in this version, is registered. Nothing was done.",
+	},
+	api.ProblemCodeIdempotencyKeyReused: {
+		status: stdhttp.StatusUnprocessableEntity, title: "The idempotency key was used for another request",
+		description: "A key stands for one request. Repeat that request exactly, or send this one with a key of its own. Nothing was done.",
+	},
+	api.ProblemCodeInternal: {
+		status: stdhttp.StatusInternalServerError, title: "The server met something unexpected",
+		description: "The server's log holds the cause under request_id. If the request was to start a saga, it may have been started: repeat it with the same Idempotency-Key.",
+	},
+	api.ProblemCodeOverloaded: {
+		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "Too many starts are waiting",
+		description: "New sagas come in faster than they can be written. Those that were accepted go on. Nothing was done; try again after Retry-After, and less often.",
+	},
+	api.ProblemCodeDatabaseUnavailable: {
+		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "The database does not answer",
+		description: "Nothing that was accepted is lost. Whether this request was carried out is not known: repeat it after Retry-After, with the same Idempotency-Key if it has one.",
+	},
+	api.ProblemCodeStopping: {
+		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "The server is stopping",
+		description: "Another server, or this one once it runs again, will do it. Repeat the request after Retry-After, with the same Idempotency-Key if it has one.",
+	},
+}

@@ -1,0 +1,172 @@
+package http
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"strconv"
+
+	"github.com/skald-saga/skald/internal/coordinator"
+	"github.com/skald-saga/skald/internal/http/api"
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+const sagasPath = "/v1/sagas"
+
+func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) (api.StartSagaResponseObject, error) {
+	start := coordinator.StartRequest{Definition: req.Body.Definition, Input: req.Body.Input}
+	if req.Body.Version != nil {
+		start.Version = int(*req.Body.Version)
+	}
+	answer, saga, err := s.start(ctx, start, sagasPath, req.Params.IdempotencyKey, req.Params.Prefer)
+	var input *coordinator.InputError
+	switch {
+	case errors.Is(err, coordinator.ErrUnknownDefinition):
+		return nil, at(api.ProblemCodeUnknownDefinition, "#/definition", "is not registered, or not in this version")
+	case errors.As(err, &input):
+		return nil, inputFailure(input, "#/input")
+	case err != nil:
+		return nil, err
+	}
+	answer.body = sagaView(saga)
+	return answer, nil
+}
+
+func (s *server) GetSaga(ctx context.Context, req api.GetSagaRequestObject) (api.GetSagaResponseObject, error) {
+	answer, saga, err := s.get(ctx, req.Id, req.Params.IfNoneMatch, req.Params.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	answer.body = sagaView(saga)
+	return answer, nil
+}
+
+func (s *server) CancelSaga(ctx context.Context, req api.CancelSagaRequestObject) (api.CancelSagaResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	answer, saga, err := s.cancel(ctx, req.Id, sagasPath, req.Params.IfMatch, req.Body)
+	if err != nil {
+		return nil, err
+	}
+	answer.body = sagaView(saga)
+	return answer, nil
+}
+
+func (s *server) ListSagas(ctx context.Context, req api.ListSagasRequestObject) (api.ListSagasResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	f := coordinator.SagaFilter{}
+	filter := url.Values{}
+	if req.Params.Status != nil {
+		var words []string
+		for _, status := range *req.Params.Status {
+			f.Statuses = append(f.Statuses, saga.Status(status))
+			words = append(words, string(status))
+		}
+		filter.Set("status", listed(words))
+	}
+	if req.Params.Definition != nil {
+		f.Definition = *req.Params.Definition
+		filter.Set("definition", f.Definition)
+	}
+	page, err := newPage(sagasPath, filter, req.Params.Limit, req.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	f.Limit, f.Before = page.limit, page.before
+	sagas, more, err := s.Sagas.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	list := api.ListSagas200JSONResponse{Body: api.SagaList{Items: make([]api.Saga, len(sagas)), HasMore: more}}
+	for i, v := range sagas {
+		list.Body.Items[i] = sagaView(v)
+	}
+	if more {
+		list.Body.NextCursor, list.Headers.Link = page.next(sagas[len(sagas)-1].ID)
+	}
+	return list, nil
+}
+
+func (s *server) GetSagaHistory(ctx context.Context, req api.GetSagaHistoryRequestObject) (api.GetSagaHistoryResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	after, limit := 0, defaultLimit
+	if req.Params.After != nil {
+		after = int(*req.Params.After)
+	}
+	if req.Params.Limit != nil {
+		limit = int(*req.Params.Limit)
+	}
+	events, more, err := s.Sagas.History(ctx, req.Id, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	list := api.GetSagaHistory200JSONResponse{Body: api.History{Items: make([]api.HistoryEvent, len(events)), HasMore: more}}
+	for i, e := range events {
+		list.Body.Items[i] = eventView(e)
+	}
+	if more {
+		last := events[len(events)-1].Seq
+		next := int32(last)
+		list.Body.NextAfter = &next
+		list.Headers.Link = nextLink(sagasPath+"/"+req.Id.String()+"/history", url.Values{"after": {strconv.Itoa(last)}}, limit)
+	}
+	return list, nil
+}
+
+// sagaView is a saga as clients see it.
+func sagaView(s coordinator.Saga) api.Saga {
+	v := api.Saga{
+		Id: s.ID, Definition: s.Definition, DefinitionVersion: int32(s.DefinitionVersion), Version: s.Version,
+		Status: api.SagaStatus(s.Status), Input: s.Input, Steps: make([]api.Step, len(s.Steps)), Error: failureView(s.Error),
+		CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: int32(s.StaleReplies),
+		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, EndedAt: s.EndedAt, Actions: append([]string{}, s.Actions...),
+		Links: links(sagasPath, s),
+	}
+	v.Links.History = optional(v.Links.Self + "/history")
+	for i, st := range s.Steps {
+		v.Steps[i] = api.Step{
+			Name: st.Name, Participant: st.Participant, Kind: api.StepKind(st.Kind), Status: api.StepStatus(st.Status),
+			Attempt: int32(st.Attempt), CompensationAttempt: int32(st.CompensationAttempt),
+			Result: resultView(st.Result), Error: failureView(st.Error), DueAt: st.DueAt,
+		}
+	}
+	return v
+}
+
+func eventView(e coordinator.HistoryEvent) api.HistoryEvent {
+	return api.HistoryEvent{
+		Seq: int32(e.Seq), Version: e.Version, At: e.At, Type: e.Type, Step: optional(e.Step), Phase: optional(e.Phase),
+		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt,
+		Result: resultView(e.Result), Error: failureView(e.Error), Reason: optional(e.Reason), Actor: optional(e.Actor),
+	}
+}
+
+// links are the places that a saga or an order at path leads to.
+func links(path string, s coordinator.Saga) api.Links {
+	self := path + "/" + s.ID.String()
+	l := api.Links{Self: self}
+	for _, action := range s.Actions {
+		if action == "cancel" {
+			l.Cancel = optional(self + "/cancel")
+		}
+	}
+	return l
+}
+
+// resultView leaves out what says nothing.
+func resultView(result json.RawMessage) api.Result {
+	if string(result) == "null" {
+		return nil
+	}
+	return result
+}
+
+func failureView(f *coordinator.Failure) *api.Failure {
+	if f == nil {
+		return nil
+	}
+	return &api.Failure{Code: f.Code, Message: optional(f.Message), Step: optional(f.Step)}
+}
