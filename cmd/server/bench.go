@@ -1,0 +1,29 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/skald-saga/skald/internal/bench"
+)
+
+type benchCmd struct {
+	Rate    int           `help:"Orders a second in the latency part." default:"50"`
+	Clients int           `help:"Clients at once in the saturation part." default:"256"`
+	For     time.Duration `help:"Length of the latency part, and of the saturation part." default:"20s"`
+	IdleFor time.Duration `help:"Length of the idle part." default:"20s"`
+}
+
+// Run measures the whole of Skald on this machine.
+func (b benchCmd) Run(ctx context.Context, out streams) error {
+	if b.Rate < 1 || b.Clients < 1 || b.For < time.Second || b.IdleFor < time.Second {
+		return usagef("--rate and --clients must be at least 1, --for and --idle-for at least 1s")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	return bench.Run(ctx, bench.Config{Server: self, Rate: b.Rate, Clients: b.Clients, For: b.For, IdleFor: b.IdleFor}, out.out)
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skald-saga/skald/examples/order/shop"
+	"github.com/skald-saga/skald/internal/embedded"
+	"github.com/skald-saga/skald/internal/telemetry"
+	"github.com/skald-saga/skald/migrations"
+)
+
+type devCmd struct {
+	engineFlags
+	NATSAddr       string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222" placeholder:"HOST:PORT"`
+	PostgresAddr   string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0" placeholder:"HOST:PORT"`
+	DatabaseURL    string `help:"Use this Postgres server instead of a private one; the databases skald and shop are made in it." env:"DATABASE_URL" placeholder:"URL"`
+	NATSURL        string `name:"nats-url" help:"Use this NATS instead of one in process." env:"NATS_URL" placeholder:"URL"`
+	Data           string `help:"Keep data in this folder; default: nothing is kept." env:"SKALD_DATA" placeholder:"DIR"`
+	ReadyFile      string `help:"Write the URLs of everything into this file, as JSON, once everything answers." env:"SKALD_READY_FILE" placeholder:"PATH"`
+	NoParticipants bool   `help:"Leave the order saga's participants to you." env:"SKALD_NO_PARTICIPANTS"`
+}
+
+// endpoints is what --ready-file holds.
+type endpoints struct {
+	HTTP     string `json:"http"`
+	NATS     string `json:"nats"`
+	Postgres string `json:"postgres"`
+	Shop     string `json:"shop"`
+}
+
+// Run runs everything until ctx is cancelled, and stops it in reverse order.
+func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
+	if err := d.validate(); err != nil {
+		return err
+	}
+	defs, err := loadDefinitions(d.Definitions)
+	if err != nil {
+		return err
+	}
+	log := d.logger(out, "text")
+	tuneGC()
+	api, admin, err := d.listen()
+	if err != nil {
+		return err
+	}
+	var at endpoints
+	at.HTTP = "http://" + api.Addr().String()
+
+	nc, stopNATS, err := d.startNATS(log, &at)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopNATS()) }()
+	server, stopPostgres, err := d.startPostgres(ctx, log)
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	defer func() { err = errors.Join(err, stopPostgres()) }()
+	if err := d.prepare(ctx, server, &at); err != nil {
+		return interrupted(ctx, err)
+	}
+	pool, err := openPool(ctx, at.Postgres, d.DatabaseConns)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	registry := telemetry.NewRegistry()
+	e := &engine{
+		flags: d.engineFlags, definitions: defs, pool: pool, nc: nc, log: log, registry: registry,
+		withRelay: true, dev: true, api: api, admin: admin,
+	}
+	e.ready = func() { d.announce(out, log, at) }
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	// Now rather than by the engine in a moment: whoever looks for a stream
+	// meanwhile would find none, say so, and wait.
+	if err := e.topology().Ensure(ctx, js); err != nil {
+		return interrupted(ctx, err)
+	}
+	return d.work(ctx, e, at.Shop, registry)
+}
+
+// interrupted is nil if the error comes of being told to stop.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// work runs the engine and the participants. The participants stop last: they
+// answer what the engine has sent.
+func (d *devCmd) work(ctx context.Context, e *engine, shopURL string, registry *prometheus.Registry) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.run(ctx) })
+	if !d.NoParticipants {
+		g.Go(func() error {
+			pool, err := openPool(ctx, shopURL, 16)
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			nc, err := connectNATS(e.nc.Opts.Url, e.log)
+			if err != nil {
+				return err
+			}
+			defer nc.Close()
+			return shop.Run(ctx, shop.Config{Pool: pool, NATS: nc, Prefix: d.Prefix, Log: e.log, Registerer: registry})
+		})
+	}
+	return g.Wait()
+}
+
+func (d *devCmd) startNATS(log *slog.Logger, at *endpoints) (nc *nats.Conn, stop func() error, err error) {
+	at.NATS = d.NATSURL
+	halt := func() error { return nil }
+	if d.NATSURL == "" {
+		n, err := embedded.StartNATS(embedded.NATSConfig{Dir: d.dir("nats"), Addr: d.NATSAddr})
+		if err != nil {
+			return nil, nil, addrError("nats-addr", err)
+		}
+		at.NATS, halt = n.URL(), n.Stop
+	}
+	nc, err = connectNATS(at.NATS, log)
+	if err != nil {
+		return nil, nil, errors.Join(err, halt())
+	}
+	return nc, func() error { nc.Close(); return halt() }, nil
+}
+
+func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf func(database string) (string, error), stop func() error, err error) {
+	if d.DatabaseURL != "" {
+		if _, err := (databaseFlags{DatabaseURL: d.DatabaseURL}).url(); err != nil {
+			return nil, nil, err
+		}
+		return func(name string) (string, error) { return embedded.DatabaseURL(d.DatabaseURL, name) }, func() error { return nil }, nil
+	}
+	p, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
+		Dir: d.dir("postgres"), Addr: d.PostgresAddr, Durable: d.Data != "", Log: log,
+	})
+	if err != nil {
+		return nil, nil, addrError("postgres-addr", err)
+	}
+	return func(name string) (string, error) { return p.URL(name), nil }, p.Stop, nil
+}
+
+// prepare makes and migrates the databases.
+func (d *devCmd) prepare(ctx context.Context, urlOf func(string) (string, error), at *endpoints) error {
+	admin, err := urlOf("postgres")
+	if err != nil {
+		return usagef("--database-url: %w", err)
+	}
+	for name, url := range map[string]*string{"skald": &at.Postgres, "shop": &at.Shop} {
+		if *url, err = urlOf(name); err != nil {
+			return usagef("--database-url: %w", err)
+		}
+		if err := embedded.CreateDatabase(ctx, admin, name); err != nil {
+			return err
+		}
+	}
+	if err := migrations.Up(ctx, at.Postgres); err != nil {
+		return err
+	}
+	pool, err := pgxpool.New(ctx, at.Shop)
+	if err != nil {
+		return fmt.Errorf("open database shop: %w", err)
+	}
+	defer pool.Close()
+	return shop.Install(ctx, pool)
+}
+
+// dir is the folder that one server keeps its data in; empty if nothing is kept.
+func (d *devCmd) dir(server string) string {
+	if d.Data == "" {
+		return ""
+	}
+	return filepath.Join(d.Data, server)
+}
+
+func addrError(flag string, err error) error {
+	var taken *embedded.AddrInUseError
+	if errors.As(err, &taken) {
+		return usagef("--%s: %s is taken; choose another address", flag, taken.Addr)
+	}
+	return fmt.Errorf("--%s: %w", flag, err)
+}
+
+// announce says where everything is, to people and to programs.
+func (d *devCmd) announce(out streams, log *slog.Logger, at endpoints) {
+	if d.ReadyFile != "" {
+		if err := writeReady(d.ReadyFile, at); err != nil {
+			log.Error("the ready file cannot be written", "err", err)
+		}
+	}
+	_, _ = fmt.Fprintf(out.out, strings.TrimLeft(`
+Skald is ready.
+
+  API       %[1]s
+  metrics   %[1]s/metrics
+  NATS      %[2]s
+  Postgres  %[3]s
+  shop      %[4]s
+
+Try an order:
+
+  curl -s %[1]s/v1/orders -H 'Content-Type: application/json' -H 'Prefer: wait=5' -d '{
+    "customer_id": "c-42", "currency": "EUR", "payment_method": "pm_ok",
+    "items": [{"sku": "book", "quantity": 2, "unit_price": "12.50"}],
+    "ship_to": {"name": "Ada", "country": "DE"}}'
+
+Ctrl-C stops everything%[5]s.
+`, "\n"), at.HTTP, at.NATS, at.Postgres, at.Shop, map[bool]string{true: " and removes the data"}[d.Data == ""])
+}
+
+// writeReady writes all of the file or nothing: whoever waits for it may read
+// it as soon as it is there.
+func writeReady(name string, at endpoints) error {
+	b, err := json.MarshalIndent(at, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := name + ".tmp"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}

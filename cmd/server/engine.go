@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	stdhttp "net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skald-saga/skald/internal/bus"
+	"github.com/skald-saga/skald/internal/coordinator"
+	"github.com/skald-saga/skald/internal/http"
+	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/telemetry"
+)
+
+// engine is the API, the coordinator and, if wanted, a relay, on a database
+// and a NATS that others look after.
+type engine struct {
+	flags       engineFlags
+	definitions []*saga.Definition
+	pool        *pgxpool.Pool
+	nc          *nats.Conn
+	log         *slog.Logger
+	registry    *prometheus.Registry
+	withRelay   bool
+	dev         bool         // metrics on the API's port too
+	api, admin  net.Listener // admin may be nil
+	ready       func()       // called when the API answers; may be nil
+}
+
+// run works until ctx is cancelled: then it refuses new requests, lets those
+// that are open finish, and stops the rest.
+func (e *engine) run(ctx context.Context) error {
+	wake := make(chan struct{}, 1)
+	waker := bus.NewWaker(e.nc, e.flags.Prefix)
+	c := coordinator.New(coordinator.Config{
+		Pool: e.pool, Log: e.log, Prefix: e.flags.Prefix, Metrics: coordinator.NewMetrics(e.registry),
+		Wake: func() {
+			waker.Wake()
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		},
+	})
+	if err := c.Register(ctx, e.definitions...); err != nil {
+		return err
+	}
+	keeper, err := bus.NewKeeper(e.nc, e.topology(), e.log)
+	if err != nil {
+		return err
+	}
+	js, err := jetstream.New(e.nc)
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	replies := bus.ReplyConsumer{Prefix: e.flags.Prefix, JS: js, Log: e.log, Missing: keeper.Poke}
+
+	// The engine outlives ctx: what open requests have begun must be finished.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+	g.Go(func() error { return c.Run(work) })
+	g.Go(func() error { return keeper.Run(work) })
+	g.Go(func() error { return waker.Run(work) })
+	g.Go(func() error { return replies.Run(work, handle(c)) })
+	if e.withRelay {
+		publisher, err := bus.NewPublisher(e.nc)
+		if err != nil {
+			return err
+		}
+		publisher.Missing = keeper.Poke
+		relay := &outbox.Relay{Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Metrics: outbox.NewMetrics(e.registry)}
+		g.Go(func() error { return relay.Run(work) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return e.serve(ctx, work, c)
+	})
+	return g.Wait()
+}
+
+// topology is what must exist in JetStream.
+func (e *engine) topology() bus.Topology {
+	return bus.Topology{Prefix: e.flags.Prefix, Participants: participants(e.definitions), Replicas: e.flags.JetStreamReplicas}
+}
+
+// handle gives replies to the coordinator.
+func handle(c *coordinator.Coordinator) func(context.Context, []bus.Delivery) error {
+	return func(ctx context.Context, in []bus.Delivery) error {
+		deliveries := make([]coordinator.Delivery, len(in))
+		for i, d := range in {
+			deliveries[i] = coordinator.Delivery(d)
+		}
+		return c.HandleReplies(ctx, deliveries)
+	}
+}
+
+// serve answers requests until ctx is cancelled or the engine fails, then
+// drains.
+func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) error {
+	health := telemetry.NewHealth(e.log, map[string]telemetry.Check{"database": c.Ready})
+	stopping := make(chan struct{})
+	cfg := http.Config{
+		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: version(), Stopping: stopping,
+	}
+	if e.dev {
+		cfg.Metrics = telemetry.Metrics(e.registry)
+	}
+	handler, err := http.New(cfg)
+	if err != nil {
+		return err
+	}
+	api := newServer(handler)
+	servers := []*stdhttp.Server{api}
+	failed := make(chan error, 2)
+	go func() { failed <- api.Serve(e.api) }()
+	if e.admin != nil {
+		admin := newServer(telemetry.Admin(health, e.registry))
+		servers = append(servers, admin)
+		go func() { failed <- admin.Serve(e.admin) }()
+	}
+	e.log.Info("serving", "http", e.api.Addr().String(), "relay", e.withRelay)
+	if e.ready != nil {
+		e.ready()
+	}
+	select {
+	case err = <-failed:
+		err = fmt.Errorf("serve HTTP: %w", err)
+	case <-work.Done(): // the engine has failed and says why itself
+	case <-ctx.Done():
+		e.log.Info("draining", "limit", e.flags.DrainTimeout)
+	}
+	health.Drain()
+	close(stopping)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.flags.DrainTimeout)
+	defer cancel()
+	for _, s := range servers {
+		if shutdownErr := s.Shutdown(drain); shutdownErr != nil {
+			err = errors.Join(err, fmt.Errorf("requests were cut off by --drain-timeout: %w", shutdownErr), s.Close())
+		}
+	}
+	e.log.Info("stopped")
+	return err
+}
+
+func newServer(h stdhttp.Handler) *stdhttp.Server {
+	return &stdhttp.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+	}
+}

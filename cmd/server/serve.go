@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"github.com/skald-saga/skald/internal/bus"
+	"github.com/skald-saga/skald/internal/telemetry"
+	"github.com/skald-saga/skald/migrations"
+)
+
+type serveCmd struct {
+	databaseFlags
+	engineFlags
+	NATSURL   string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222" placeholder:"URL"`
+	WithRelay bool   `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
+}
+
+// Run serves until ctx is cancelled.
+func (s *serveCmd) Run(ctx context.Context, out streams) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	url, err := s.url()
+	if err != nil {
+		return err
+	}
+	defs, err := loadDefinitions(s.Definitions)
+	if err != nil {
+		return err
+	}
+	api, admin, err := s.listen()
+	if err != nil {
+		return err
+	}
+	log := s.logger(out, "json")
+	tuneGC()
+	pool, err := openPool(ctx, url, s.DatabaseConns)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := awaitSchema(ctx, pool, log); err != nil || ctx.Err() != nil {
+		return err
+	}
+	nc, err := connectNATS(s.NATSURL, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	e := &engine{
+		flags: s.engineFlags, definitions: defs, pool: pool, nc: nc, log: log, registry: telemetry.NewRegistry(),
+		withRelay: s.WithRelay, api: api, admin: admin,
+	}
+	return e.run(ctx)
+}
+
+// listen opens the ports that people asked for, before anything slow begins.
+func (f engineFlags) listen() (api, admin net.Listener, err error) {
+	if api, err = listen("http-addr", f.HTTPAddr); err != nil {
+		return nil, nil, err
+	}
+	if f.AdminAddr == "" {
+		return api, nil, nil
+	}
+	if admin, err = listen("admin-addr", f.AdminAddr); err != nil {
+		return nil, nil, errors.Join(err, api.Close())
+	}
+	return api, admin, nil
+}
+
+func connectNATS(url string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
+	nc, err := bus.Connect(url, "skald-server", log, more...)
+	if err != nil {
+		return nil, usagef("--nats-url: %w", err)
+	}
+	return nc, nil
+}
+
+// awaitSchema waits until the database answers, and refuses an older schema.
+func awaitSchema(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
+	for delay := 250 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
+		err := migrations.Check(ctx, pool)
+		if err == nil || errors.Is(err, migrations.ErrOldSchema) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		log.Warn("waiting for the database", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+	}
+}
+
+// tuneGC trades memory, of which a server has plenty beside its small live
+// heap, for processor time - unless the environment has its own idea.
+func tuneGC() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(400)
+	}
+}
