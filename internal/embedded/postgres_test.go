@@ -212,7 +212,7 @@ func TestAFolderInUseIsRefused(t *testing.T) {
 func TestAFolderThatPostgresCannotEnterIsNamed(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
-	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a folder
+	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	p, err := embedded.StartPostgres(t.Context(), embedded.PostgresConfig{Dir: dir})

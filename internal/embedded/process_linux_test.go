@@ -99,7 +99,7 @@ func startOwner(t *testing.T, dir string) (*exec.Cmd, owned) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program) //nolint:gosec,noctx // ourselves; killed by the test
+	cmd := exec.Command(program) // ourselves; killed by the test
 	cmd.Env = append(os.Environ(), ownerEnv+"="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
