@@ -44,10 +44,7 @@ func (s *server) StartOrder(ctx context.Context, req api.StartOrderRequestObject
 }
 
 func (s *server) GetOrder(ctx context.Context, req api.GetOrderRequestObject) (api.GetOrderResponseObject, error) {
-	if err := s.mustBeOrder(ctx, req.Id); err != nil {
-		return nil, err
-	}
-	answer, saga, err := s.get(ctx, req.Id, req.Params.IfNoneMatch, req.Params.Prefer)
+	answer, saga, err := s.get(ctx, req.Id, s.sagaOfOrder, req.Params.IfNoneMatch, req.Params.Prefer)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +55,7 @@ func (s *server) GetOrder(ctx context.Context, req api.GetOrderRequestObject) (a
 func (s *server) CancelOrder(ctx context.Context, req api.CancelOrderRequestObject) (api.CancelOrderResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	if err := s.mustBeOrder(ctx, req.Id); err != nil {
+	if _, err := s.sagaOfOrder(ctx, req.Id); err != nil {
 		return nil, err
 	}
 	answer, saga, err := s.cancel(ctx, req.Id, ordersPath, req.Params.IfMatch, req.Body)
@@ -69,12 +66,10 @@ func (s *server) CancelOrder(ctx context.Context, req api.CancelOrderRequestObje
 	return answer, err
 }
 
-// mustBeOrder returns [coordinator.ErrNotFound] for sagas that carry no order.
-func (s *server) mustBeOrder(ctx context.Context, id api.ID) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	_, err := s.Sagas.GetOrder(ctx, id)
-	return err
+// sagaOfOrder returns [coordinator.ErrNotFound] for sagas that carry no order.
+func (s *server) sagaOfOrder(ctx context.Context, id api.ID) (coordinator.Saga, error) {
+	o, err := s.Sagas.GetOrder(ctx, id)
+	return o.Saga, err
 }
 
 func (s *server) ListOrders(ctx context.Context, req api.ListOrdersRequestObject) (api.ListOrdersResponseObject, error) {

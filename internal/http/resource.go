@@ -68,7 +68,7 @@ func (s *server) start(ctx context.Context, req coordinator.StartRequest, path s
 	}
 	if key != nil {
 		req.Key = &coordinator.IdempotencyKey{
-			Principal: anonymous, Route: stdhttp.MethodPost + " " + path, Key: strings.Trim(*key, `"`),
+			Principal: anonymous, Route: stdhttp.MethodPost + " " + path, Key: bareKey(*key),
 			Fingerprint: callOf(ctx).fingerprint,
 		}
 	}
@@ -89,6 +89,14 @@ func (s *server) start(ctx context.Context, req coordinator.StartRequest, path s
 	return a, saga, nil
 }
 
+// bareKey takes the quotes off a key that is written as a structured field.
+func bareKey(key string) string {
+	if strings.HasPrefix(key, `"`) {
+		return strings.Trim(key, `"`)
+	}
+	return key
+}
+
 func (s *server) startLimited(ctx context.Context, req coordinator.StartRequest) (coordinator.Started, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
@@ -97,7 +105,7 @@ func (s *server) startLimited(ctx context.Context, req coordinator.StartRequest)
 
 // get is what reading an order and reading a saga have in common. The answer
 // lacks its body.
-func (s *server) get(ctx context.Context, id uuid.UUID, known *api.IfNoneMatch, prefer *api.Prefer) (resource, coordinator.Saga, error) {
+func (s *server) get(ctx context.Context, id uuid.UUID, read reader, known *api.IfNoneMatch, prefer *api.Prefer) (resource, coordinator.Saga, error) {
 	none := func(err error) (resource, coordinator.Saga, error) { return resource{}, coordinator.Saga{}, err }
 	w, err := parsePrefer(prefer)
 	if err != nil {
@@ -107,24 +115,32 @@ func (s *server) get(ctx context.Context, id uuid.UUID, known *api.IfNoneMatch, 
 	if err != nil {
 		return none(err)
 	}
-	var saga coordinator.Saga
-	if w.asked {
-		saga, err = s.await(ctx, id, w, func(s coordinator.Saga) bool {
-			return s.Ended() || (seen.given && !seen.unchanged(s.Version))
-		})
-	} else {
-		limited, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
-		saga, err = s.Sagas.Get(limited, id)
-	}
+	saga, err := readLimited(ctx, id, read)
 	if err != nil {
 		return none(err)
+	}
+	done := func(v coordinator.Saga) bool {
+		return v.Ended() || (seen.given && !seen.unchanged(v.Version))
+	}
+	if w.asked && !done(saga) {
+		if saga, err = s.await(ctx, id, w, done); err != nil {
+			return none(err)
+		}
 	}
 	a := resource{status: stdhttp.StatusOK, version: saga.Version, wait: w}
 	if seen.given && seen.unchanged(saga.Version) {
 		a.status = stdhttp.StatusNotModified
 	}
 	return a, saga, nil
+}
+
+// reader finds the saga of a resource.
+type reader func(context.Context, uuid.UUID) (coordinator.Saga, error)
+
+func readLimited(ctx context.Context, id uuid.UUID, read reader) (coordinator.Saga, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	return read(ctx, id)
 }
 
 // cancel is what cancelling an order and cancelling a saga have in common. The

@@ -34,7 +34,7 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 }
 
 func (s *server) GetSaga(ctx context.Context, req api.GetSagaRequestObject) (api.GetSagaResponseObject, error) {
-	answer, saga, err := s.get(ctx, req.Id, req.Params.IfNoneMatch, req.Params.Prefer)
+	answer, saga, err := s.get(ctx, req.Id, s.Sagas.Get, req.Params.IfNoneMatch, req.Params.Prefer)
 	if err != nil {
 		return nil, err
 	}
