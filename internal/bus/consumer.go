@@ -33,10 +33,12 @@ type ReplyConsumer struct {
 
 const (
 	replyBatch   = 256
-	replyBuffer  = 2048 // messages fetched ahead
+	replyBuffer  = 2048 // messages that the client fetches ahead
 	retryFirst   = 50 * time.Millisecond
 	retryMost    = 5 * time.Second
 	replyExpires = 5 * time.Second // of one pull request
+
+	giveBackTimeout = time.Second
 )
 
 // Run consumes until ctx is cancelled. Batches are what is waiting, at most
@@ -56,18 +58,21 @@ func (c *ReplyConsumer) Run(ctx context.Context, handle func(context.Context, []
 	return nil
 }
 
-// consume works until the consumer is lost.
+// consume works until the consumer is lost. What it has fetched but not handled
+// it gives back: otherwise JetStream would wait for it for AckWait.
 func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context, []Delivery) error) error {
 	consumer, err := c.JS.Consumer(ctx, wire.RepliesStream(c.Prefix), EngineConsumer)
 	if err != nil {
 		return fmt.Errorf("find consumer: %w", err)
 	}
-	messages := make(chan jetstream.Msg, replyBuffer)
+	messages := make(chan jetstream.Msg, replyBatch)
 	lost := make(chan error, 1)
+	reading, stopReading := context.WithCancel(ctx)
 	cc, err := consumer.Consume(func(m jetstream.Msg) {
 		select {
 		case messages <- m:
-		case <-ctx.Done():
+		case <-reading.Done():
+			giveBack(m)
 		}
 	}, jetstream.PullMaxMessages(replyBuffer), jetstream.PullExpiry(replyExpires), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
@@ -76,9 +81,22 @@ func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context
 		}
 	}))
 	if err != nil {
+		stopReading()
 		return fmt.Errorf("consume: %w", err)
 	}
-	defer cc.Stop()
+	err = c.batches(ctx, messages, lost, handle)
+	stopReading()
+	cc.Drain() // what the client has buffered comes to our function, which gives it back
+	select {
+	case <-cc.Closed():
+	case <-time.After(giveBackTimeout): // no connection: nothing can be given back
+	}
+	giveBack(waiting(nil, messages, replyBatch)...)
+	return err
+}
+
+// batches hands messages on until the consumer is lost or ctx is cancelled.
+func (c *ReplyConsumer) batches(ctx context.Context, messages <-chan jetstream.Msg, lost <-chan error, handle func(context.Context, []Delivery) error) error {
 	batch := make([]jetstream.Msg, 0, replyBatch)
 	for {
 		select {
@@ -88,22 +106,33 @@ func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context
 			if gone(err) {
 				return err
 			}
-			continue
 		case m := <-messages:
-			batch = append(batch[:0], m)
-		}
-	gather:
-		for len(batch) < replyBatch {
-			select {
-			case m := <-messages:
-				batch = append(batch, m)
-			default:
-				break gather
+			batch = waiting(append(batch[:0], m), messages, replyBatch)
+			if err := c.handle(ctx, batch, handle); err != nil {
+				giveBack(batch...)
+				return err
 			}
 		}
-		if err := c.handle(ctx, batch, handle); err != nil {
-			return err
+	}
+}
+
+// waiting appends the messages that are there, until there are limit.
+func waiting(batch []jetstream.Msg, messages <-chan jetstream.Msg, limit int) []jetstream.Msg {
+	for len(batch) < limit {
+		select {
+		case m := <-messages:
+			batch = append(batch, m)
+		default:
+			return batch
 		}
+	}
+	return batch
+}
+
+// giveBack asks JetStream to deliver messages again, at once.
+func giveBack(messages ...jetstream.Msg) {
+	for _, m := range messages {
+		_ = m.Nak() // acknowledged already, or no connection: then AckWait must pass
 	}
 }
 
@@ -127,7 +156,7 @@ func (c *ReplyConsumer) handle(ctx context.Context, batch []jetstream.Msg, handl
 			break
 		}
 		if ctx.Err() != nil {
-			return nil
+			return ctx.Err()
 		}
 		c.Log.WarnContext(ctx, "handling replies failed", "replies", len(batch), "err", err, "retry_in", delay)
 		pause(ctx, delay)

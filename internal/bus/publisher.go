@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,9 @@ const (
 	// window is how many messages may be under way at once. Messages behind a
 	// failed one are sent again, so it also bounds the duplicates.
 	window = 512
+	// maxSubject keeps the protocol line below the 4 KiB at which a server
+	// breaks off the connection.
+	maxSubject = 2048
 )
 
 // Error codes of the JetStream API.
@@ -43,60 +47,91 @@ func NewPublisher(nc *nats.Conn) (*Publisher, error) {
 	return &Publisher{js: js}, nil
 }
 
-var errNotSent = errors.New("not sent: an earlier message failed")
+var errNotSent = errors.New("not sent: an earlier message failed, or the relay is stopping")
 
-// Publish sends the rows in order and waits until each is acknowledged,
-// refused, or its outcome unknown. The client does not retry on its own: that
-// would reorder.
+// Publish sends the rows and waits until each is acknowledged, refused, or its
+// outcome unknown. Rows of different keys are under way together; a key's next
+// row is sent only when its previous one has been acknowledged, so that none
+// can overtake it for good. The client does not retry on its own: that would
+// reorder.
+//
+// A cancelled ctx stops the sending, but not the waiting: the outcome of what
+// was sent must be known.
 func (p *Publisher) Publish(ctx context.Context, rows []outbox.Row) []outbox.Result {
 	results := make([]outbox.Result, len(rows))
-	futures := make([]jetstream.PubAckFuture, len(rows))
-	failed := false
-	for i, row := range rows {
-		if !failed && i >= window { // the one that left the window is known by now, or soon
-			failed = p.await(ctx, &results[i-window], futures[i-window])
-		}
-		if failed || ctx.Err() != nil {
-			results[i].Err = errNotSent
-			continue
-		}
-		msg, err := message(row)
-		if err != nil {
-			results[i] = outbox.Result{Err: err, Poison: true}
-			continue
-		}
-		futures[i], err = p.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
-		if err != nil {
-			results[i] = outcome(err)
-			failed = !results[i].Poison
-		}
+	todo := make([]int, len(rows))
+	for i := range rows {
+		results[i].Err, todo[i] = errNotSent, i
 	}
-	for i, f := range futures {
-		if f != nil && results[i].Err == nil {
-			p.await(ctx, &results[i], f)
-		}
+	for ok := true; ok && len(todo) > 0; {
+		todo, ok = p.round(ctx, rows, todo, results)
 	}
 	return results
 }
 
-// await fills in the outcome; it reports whether later rows must wait. The
-// futures have a time limit of their own, so a cancelled ctx does not cut the
-// wait short: the outcome of what was sent must be known.
-func (p *Publisher) await(_ context.Context, res *outbox.Result, f jetstream.PubAckFuture) (failed bool) {
-	if f == nil {
-		return false
+// round sends the first row of each key among todo, and returns the others. It
+// is not ok if a row must be sent again.
+func (p *Publisher) round(ctx context.Context, rows []outbox.Row, todo []int, results []outbox.Result) (later []int, ok bool) {
+	busy := make(map[string]struct{}, len(todo))
+	var sent []int
+	var futures []jetstream.PubAckFuture
+	ok = true
+	awaited := 0
+	await := func() {
+		i := sent[awaited]
+		results[i] = p.await(futures[awaited])
+		ok = ok && (results[i].Err == nil || results[i].Poison)
+		awaited++
 	}
+	for _, i := range todo {
+		if _, taken := busy[rows[i].Key]; taken {
+			later = append(later, i)
+			continue
+		}
+		busy[rows[i].Key] = struct{}{}
+		if len(sent)-awaited == window {
+			await()
+		}
+		if ok = ok && ctx.Err() == nil; !ok {
+			break
+		}
+		f, refused := p.send(rows[i])
+		if refused.Err != nil {
+			results[i] = refused
+			ok = refused.Poison
+			continue
+		}
+		sent, futures = append(sent, i), append(futures, f)
+	}
+	for awaited < len(sent) {
+		await()
+	}
+	return later, ok
+}
+
+// send sends one row; the result says why it could not.
+func (p *Publisher) send(row outbox.Row) (jetstream.PubAckFuture, outbox.Result) {
+	msg, err := message(row)
+	if err != nil {
+		return nil, outbox.Result{Err: err, Poison: true}
+	}
+	f, err := p.js.PublishMsgAsync(msg, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return nil, outcome(err)
+	}
+	return f, outbox.Result{}
+}
+
+// await waits for the outcome. The future has a time limit of its own.
+func (p *Publisher) await(f jetstream.PubAckFuture) outbox.Result {
 	select {
 	case <-f.Ok():
-		return false
+		return outbox.Result{}
 	case err := <-f.Err():
-		*res = outcome(err)
-		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
-			if p.Missing != nil {
-				p.Missing()
-			}
+		if p.Missing != nil && (errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)) {
+			p.Missing()
 		}
-		return !res.Poison
+		return outcome(err)
 	}
 }
 
@@ -116,7 +151,7 @@ func message(row outbox.Row) (*nats.Msg, error) {
 		return nil, fmt.Errorf("headers are not an object of strings: %w", err)
 	}
 	if !validSubject(row.Subject) {
-		return nil, fmt.Errorf("subject %q: %w", row.Subject, nats.ErrBadSubject)
+		return nil, fmt.Errorf("subject %.100q: %w", row.Subject, nats.ErrBadSubject)
 	}
 	id := row.MsgID.String()
 	h := make(nats.Header, len(headers)+4)
@@ -125,7 +160,7 @@ func message(row outbox.Row) (*nats.Msg, error) {
 	h[wire.HeaderTime] = []string{row.CreatedAt.UTC().Format(time.RFC3339Nano)}
 	for k, v := range headers {
 		if !validHeader(k, v) {
-			return nil, fmt.Errorf("header %q: %w", k, nats.ErrBadHeaderMsg)
+			return nil, fmt.Errorf("header %.100q: %w", k, nats.ErrBadHeaderMsg)
 		}
 		h[k] = []string{v}
 	}
@@ -133,9 +168,12 @@ func message(row outbox.Row) (*nats.Msg, error) {
 	return &nats.Msg{Subject: row.Subject, Header: h, Data: row.Payload}, nil
 }
 
-// validSubject refuses what the client would send but no server could route:
-// wildcards, empty tokens and white space.
+// validSubject refuses what the client would send but no stream could take:
+// wildcards, empty tokens, white space, and the server's own subjects.
 func validSubject(s string) bool {
+	if len(s) > maxSubject || strings.HasPrefix(s, "$JS.") || strings.HasPrefix(s, "$SYS.") {
+		return false
+	}
 	previous := byte('.')
 	for i := range len(s) {
 		c := s[i]
@@ -147,9 +185,11 @@ func validSubject(s string) bool {
 	return previous != '.'
 }
 
-// validHeader refuses what would break the header block apart.
+// validHeader refuses what would break the header block apart, and JetStream's
+// own headers: they could delete what a stream holds, or be refused for ever.
+// The message id is ours to give.
 func validHeader(k, v string) bool {
-	if k == "" {
+	if k == "" || (strings.HasPrefix(strings.ToLower(k), "nats-") && k != wire.HeaderMsgID) {
 		return false
 	}
 	for i := range len(k) {

@@ -30,23 +30,33 @@ type Topology struct {
 // an operator.
 var ErrUnsafeStream = errors.New("stream is not safe for Skald")
 
-// Ensure creates what is missing and checks what is there. It returns
-// [ErrUnsafeStream] for a stream that drops or expires messages.
+// Ensure creates what is missing and checks what is there: all of it, so that
+// one wrong stream does not keep the rest from being. It returns
+// [ErrUnsafeStream] for a stream that could drop or expire messages, and for a
+// consumer that could forget them.
 func (t Topology) Ensure(ctx context.Context, js jetstream.JetStream) error {
-	for name, subject := range map[string]string{
-		wire.CommandsStream(t.Prefix): t.Prefix + ".cmd.>",
-		wire.RepliesStream(t.Prefix):  t.Prefix + ".reply.>",
-	} {
-		if err := t.ensureStream(ctx, js, name, subject); err != nil {
-			return err
-		}
-	}
+	consumers := make(map[string]string, len(t.Participants))
 	for _, p := range t.Participants {
-		if err := ensureConsumer(ctx, js, wire.CommandsStream(t.Prefix), p, t.Prefix+".cmd."+p+".>"); err != nil {
-			return err
-		}
+		consumers[p] = t.Prefix + ".cmd." + p + ".>"
 	}
-	return ensureConsumer(ctx, js, wire.RepliesStream(t.Prefix), EngineConsumer, t.Prefix+".reply.>")
+	replies := t.Prefix + ".reply.>"
+	return errors.Join(
+		t.ensure(ctx, js, wire.CommandsStream(t.Prefix), t.Prefix+".cmd.>", consumers),
+		t.ensure(ctx, js, wire.RepliesStream(t.Prefix), replies, map[string]string{EngineConsumer: replies}),
+	)
+}
+
+// ensure sees to a stream and its consumers, which are given as name and
+// filter.
+func (t Topology) ensure(ctx context.Context, js jetstream.JetStream, stream, subject string, consumers map[string]string) error {
+	if err := t.ensureStream(ctx, js, stream, subject); err != nil {
+		return err
+	}
+	var errs []error
+	for name, filter := range consumers {
+		errs = append(errs, ensureConsumer(ctx, js, stream, name, filter))
+	}
+	return errors.Join(errs...)
 }
 
 func (t Topology) ensureStream(ctx context.Context, js jetstream.JetStream, name, subject string) error {
@@ -66,42 +76,48 @@ func (t Topology) ensureStream(ctx context.Context, js jetstream.JetStream, name
 	if err != nil {
 		return fmt.Errorf("ensure stream %s: %w", name, err)
 	}
-	cfg := stream.CachedInfo().Config
-	var wrong []string
-	if cfg.Storage != jetstream.FileStorage {
-		wrong = append(wrong, "storage must be file")
-	}
-	if cfg.Retention != jetstream.WorkQueuePolicy {
-		wrong = append(wrong, "retention must be workqueue")
-	}
-	if cfg.Discard != jetstream.DiscardNew {
-		wrong = append(wrong, "discard must be new")
-	}
-	if cfg.MaxAge != 0 {
-		wrong = append(wrong, "max age must not be set")
-	}
-	if len(cfg.Subjects) != 1 || cfg.Subjects[0] != subject {
-		wrong = append(wrong, "the subject must be "+subject)
-	}
-	if len(wrong) > 0 {
+	if wrong := unsafe(stream.CachedInfo().Config, subject); len(wrong) > 0 {
 		return fmt.Errorf("%w: %s: %s", ErrUnsafeStream, name, strings.Join(wrong, ", "))
 	}
 	return nil
 }
 
-func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream, name, filter string) error {
-	_, err := js.Consumer(ctx, stream, name)
-	if err == nil {
-		return nil
+// unsafe says why a stream could lose messages, or not take them.
+func unsafe(cfg jetstream.StreamConfig, subject string) (wrong []string) {
+	for _, c := range []struct {
+		wrong bool
+		want  string
+	}{
+		{cfg.Storage != jetstream.FileStorage, "storage must be file"},
+		{cfg.Retention != jetstream.WorkQueuePolicy, "retention must be workqueue"},
+		{cfg.Discard != jetstream.DiscardNew, "discard must be new"},
+		{cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject, "max messages per subject needs discard new per subject"},
+		{cfg.MaxAge != 0, "max age must not be set"},
+		{cfg.NoAck, "acknowledgements must be on"},
+		{len(cfg.Subjects) != 1 || cfg.Subjects[0] != subject, "the subject must be " + subject},
+	} {
+		if c.wrong {
+			wrong = append(wrong, c.want)
+		}
 	}
+	return wrong
+}
+
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream, name, filter string) error {
+	consumer, err := js.Consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		_, err = js.CreateOrUpdateConsumer(ctx, stream, jetstream.ConsumerConfig{
+		consumer, err = js.CreateOrUpdateConsumer(ctx, stream, jetstream.ConsumerConfig{
 			Durable: name, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy,
 			AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 16384,
 		})
 	}
 	if err != nil {
 		return fmt.Errorf("ensure consumer %s of %s: %w", name, stream, err)
+	}
+	cfg := consumer.CachedInfo().Config
+	if cfg.AckPolicy != jetstream.AckExplicitPolicy || cfg.MaxDeliver > 0 || cfg.FilterSubject != filter {
+		return fmt.Errorf("%w: consumer %s of %s: it must acknowledge explicitly, deliver without limit, and filter %s",
+			ErrUnsafeStream, name, stream, filter)
 	}
 	return nil
 }

@@ -28,10 +28,11 @@ type Result struct {
 	Poison bool  // Err will never pass: the row becomes a dead letter
 }
 
-// Publisher sends rows to the broker, in their order, and returns one result
-// for each once all are known. After the first failure it sends nothing more;
-// what was not sent, or was not acknowledged, carries an error: whether the
-// broker has it is then unknown, and the row will be offered again.
+// Publisher sends rows to the broker and returns one result for each once all
+// are known. It sends a key's next row only when the broker has the previous
+// one. After the first failure it sends nothing more; what was not sent, or was
+// not acknowledged, carries an error: whether the broker has it is then
+// unknown, and the row will be offered again.
 type Publisher interface {
 	Publish(ctx context.Context, rows []Row) []Result
 }
@@ -45,17 +46,21 @@ type Relay struct {
 	Log       *slog.Logger
 	Wake      <-chan struct{} // says that rows were committed; may miss any number of times; may be nil
 	Metrics   *Metrics
+
+	limits limits // of a page; zero: the default
 }
 
 const (
-	pageSize = 500
-	lane     = 0 // there is one lane; its column and table leave room for more
+	lane = 0 // there is one lane; its column and table leave room for more
 
 	pollFast = 10 * time.Millisecond // the first poll after work
 	pollSlow = 250 * time.Millisecond
 
 	backoffFirst = 50 * time.Millisecond
 	backoffMost  = 5 * time.Second
+
+	readTimeout   = time.Minute // a window of millions of rows takes a while
+	settleTimeout = 10 * time.Second
 )
 
 // Run publishes until ctx is cancelled, then finishes the page at hand and
@@ -65,12 +70,19 @@ func (r *Relay) Run(ctx context.Context) error {
 	if r.Metrics == nil {
 		r.Metrics = NewMetrics(nil)
 	}
-	rd := &reader{pool: r.Pool}
+	rd := &reader{pool: r.Pool, limits: r.limits}
+	if rd.limits == (limits{}) {
+		rd.limits = defaultLimits
+	}
 	poll, backoff := pollFast, backoffFirst
 	for ctx.Err() == nil {
 		n, err := r.pass(ctx, rd)
 		switch {
 		case ctx.Err() != nil:
+		case errors.Is(err, errMoved): // nothing is wrong: one of two relays is enough
+			r.Log.DebugContext(ctx, "another relay was faster", "retry_in", backoff)
+			wait(ctx, nil, backoff)
+			backoff = min(2*backoff, backoffMost)
 		case err != nil:
 			r.Log.WarnContext(ctx, "relay pass failed", "err", err, "published", n, "retry_in", backoff)
 			r.Metrics.failedPasses.Inc()
@@ -106,7 +118,9 @@ func wait(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 
 // pass publishes one page. It returns how many rows left the outbox.
 func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
-	p, err := rd.next(ctx)
+	readCtx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	p, err := rd.next(readCtx)
 	if err != nil {
 		return 0, err
 	}
@@ -114,7 +128,7 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 		r.Metrics.oldest.Set(0)
 		return 0, nil
 	}
-	r.Metrics.oldest.Set(time.Since(p.rows[0].CreatedAt).Seconds())
+	r.Metrics.oldest.Set(max(0, time.Since(p.rows[0].CreatedAt).Seconds())) // clocks differ
 	results := r.Publisher.Publish(ctx, p.rows)
 	done, dead, publishErr := judge(p.rows, results)
 	r.observe(p.rows[:done], results[:done])
@@ -122,8 +136,8 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 		return 0, publishErr
 	}
 	// What is published must be noted even while stopping.
-	settleCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
+	settleCtx, cancelSettle := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancelSettle()
 	if err := rd.settle(settleCtx, p, done, dead); err != nil {
 		return 0, errors.Join(err, publishErr)
 	}
@@ -162,6 +176,6 @@ func (r *Relay) observe(rows []Row, results []Result) {
 			continue
 		}
 		r.Metrics.published.WithLabelValues("acknowledged").Inc()
-		r.Metrics.latency.Observe(time.Since(row.CreatedAt).Seconds())
+		r.Metrics.latency.Observe(max(0, time.Since(row.CreatedAt).Seconds()))
 	}
 }

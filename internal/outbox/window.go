@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -21,12 +19,24 @@ import (
 // window does none of that: a row belongs to the window in which its commit
 // became visible, whenever it was numbered.
 type reader struct {
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	limits limits
 
 	stored   position // as we last saw or wrote it
 	from     string   // A: stored.from, or a later snapshot up to which there was nothing
+	timeline string   // of the cluster, when from was remembered
 	haveSeen bool
+	listed   list // of the open window
 }
+
+// limits bound the memory of a reader.
+type limits struct {
+	rows  int // in a page
+	bytes int // of payload in a page; a single larger row is a page of its own
+	list  int // positions known ahead
+}
+
+var defaultLimits = limits{rows: 500, bytes: 8 << 20, list: 50_000}
 
 // position is what outbox_lane holds.
 type position struct {
@@ -47,93 +57,109 @@ type page struct {
 	last     bool // nothing follows in this window
 }
 
-// look takes a snapshot and reads the lane, in one statement: all an idle relay
-// asks. The insert position, read after the snapshot was taken, is past the
-// commit records of all that the snapshot can see.
+// look takes a snapshot and reads the lane, in one statement: all that an idle
+// relay asks. The insert position, read after the snapshot was taken, is past
+// the commit records of all that the snapshot can see.
 const look = `
-	SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, l.snap_from::text, l.snap_to::text, l.pos
-	FROM outbox_lane l WHERE l.lane = $1`
+	SELECT pg_current_snapshot()::text, i.lsn::text, pg_current_wal_flush_lsn() >= i.lsn, substr(pg_walfile_name(i.lsn), 1, 8),
+	       l.snap_from::text, l.snap_to::text, l.pos, pg_snapshot_xmax(l.snap_from) > pg_snapshot_xmax(pg_current_snapshot())
+	FROM outbox_lane l, LATERAL (SELECT pg_current_wal_insert_lsn() AS lsn) i WHERE l.lane = $1`
 
-// read returns a page of the window ($1, $2], after row $3. The rows are those
-// whose transaction began after A was taken, found by range, and those whose
-// transaction was in flight then, found one by one: they are few. The last
-// column tells whether everything up to $5 is on disk.
-const read = `
-	SELECT seq, key, msg_id, subject, headers, payload, created_at, pg_current_wal_flush_lsn() >= $6::pg_lsn
-	FROM (
-		SELECT * FROM outbox
-		WHERE xid >= pg_snapshot_xmax($1::pg_snapshot) AND xid < pg_snapshot_xmax($2::pg_snapshot)
-		  AND pg_visible_in_snapshot(xid, $2::pg_snapshot)
-		UNION ALL
-		SELECT * FROM outbox
-		WHERE xid = ANY (ARRAY(
-			SELECT x FROM pg_snapshot_xip($1::pg_snapshot) AS x WHERE pg_visible_in_snapshot(x, $2::pg_snapshot)))
-	) w
-	WHERE lane = $4 AND seq > $3
-	ORDER BY seq LIMIT $5`
+// sight is the answer to look.
+type sight struct {
+	now      string // snapshot
+	inserted string // write-ahead log position that now is sure not to lie behind
+	durable  bool   // all that now can see is on disk
+	timeline string
+	stored   position
+	ahead    bool // the position is of a later time than the database
+}
+
+// errRestored needs a person: see docs/relay.md.
+var errRestored = errors.New("the outbox position lies ahead of the database's transactions: was it restored from a dump?")
+
+func (rd *reader) look(ctx context.Context) (sight, error) {
+	var s sight
+	err := rd.pool.QueryRow(ctx, look, lane).Scan(
+		&s.now, &s.inserted, &s.durable, &s.timeline, &s.stored.from, &s.stored.to, &s.stored.pos, &s.ahead)
+	if err != nil {
+		return sight{}, fmt.Errorf("take outbox snapshot: %w", err)
+	}
+	if s.ahead {
+		return sight{}, errRestored
+	}
+	return s, nil
+}
 
 // next returns the next page that may be published; an empty one if there is
 // nothing.
 func (rd *reader) next(ctx context.Context) (page, error) {
-	var now, inserted string
-	var stored position
-	if err := rd.pool.QueryRow(ctx, look, lane).Scan(&now, &inserted, &stored.from, &stored.to, &stored.pos); err != nil {
-		return page{}, fmt.Errorf("take outbox snapshot: %w", err)
+	s, err := rd.look(ctx)
+	if err != nil {
+		return page{}, err
 	}
-	if !rd.haveSeen || !stored.equal(rd.stored) { // our first look, or another relay has moved on
-		rd.stored, rd.from, rd.haveSeen = stored, stored.from, true
+	if !rd.haveSeen || !s.stored.equal(rd.stored) || s.timeline != rd.timeline {
+		// Our first look; or another relay has moved on; or another server was
+		// promoted, which may give out again the transaction ids that we saw on
+		// the one before.
+		rd.stored, rd.from, rd.timeline, rd.haveSeen = s.stored, s.stored.from, s.timeline, true
 	}
-	p := page{from: rd.from, to: now}
-	if stored.to != nil { // a window was begun: it keeps its bounds
-		p.to, p.pos = *stored.to, stored.pos
+	p := page{from: rd.from, to: s.now}
+	if s.stored.to != nil { // a window was begun: it keeps its bounds
+		p.to, p.pos = *s.stored.to, s.stored.pos
 	}
 	if p.from == p.to {
 		return p, nil // nothing happened in the whole cluster
 	}
-	durable, err := rd.read(ctx, &p, inserted)
+	if s.stored.to == nil {
+		err = rd.read(ctx, &p)
+	} else {
+		err = rd.readOn(ctx, &p)
+	}
 	if err != nil {
 		return page{}, err
 	}
 	if len(p.rows) == 0 {
-		if stored.to != nil {
-			return p, rd.settle(ctx, p, 0, nil) // the open window has ended
-		}
-		// Remembered, not written: our own write would change the next
-		// snapshot, and we would never be idle.
-		rd.from = p.to
-		return p, nil
+		return p, rd.skip(ctx, p, s)
 	}
-	if !durable {
-		if err := rd.awaitFlush(ctx, inserted); err != nil {
+	if !s.durable {
+		if err := rd.awaitFlush(ctx, s.inserted); err != nil {
 			return page{}, err
 		}
 	}
 	return p, nil
 }
 
-func (rd *reader) read(ctx context.Context, p *page, inserted string) (durable bool, err error) {
-	rows, err := rd.pool.Query(ctx, read, p.from, p.to, p.pos, lane, pageSize, inserted)
-	if err != nil {
-		return false, fmt.Errorf("read outbox: %w", err)
+// skip ends a window without rows. It is remembered, not written: our own
+// write would change the next snapshot, and we would never be idle.
+//
+// Only what is on disk is remembered. After a crash, Postgres gives out again
+// the transaction ids of which no trace was on disk, and rows of theirs would
+// seem to be older than the window. (A position that is written is safe: the
+// transaction that wrote it has a later id.)
+func (rd *reader) skip(ctx context.Context, p page, s sight) error {
+	if s.stored.to != nil {
+		return rd.settle(ctx, p, 0, nil) // the open window has ended
 	}
-	var r Row
-	_, err = pgx.ForEachRow(rows, []any{&r.Seq, &r.Key, &r.MsgID, &r.Subject, &r.Headers, &r.Payload, &r.CreatedAt, &durable}, func() error {
-		p.rows = append(p.rows, r)
-		r.Headers, r.Payload = nil, nil
-		return nil
-	})
-	if err != nil {
-		return false, fmt.Errorf("read outbox: %w", err)
+	if s.durable {
+		rd.from = p.to
 	}
-	p.last = len(p.rows) < pageSize
-	return durable, nil
+	return nil
 }
+
+// flushPatience is how often awaitFlush looks before it acts.
+const flushPatience = 5
 
 // awaitFlush is the durability guard: a commit with synchronous_commit off is
 // visible before it is on disk, and a crash may take it back. What is not
 // durable yet is not published yet.
+//
+// Usually somebody else's commit flushes in a moment. But the log may also end
+// with what a transaction that goes on for long has written, which nobody
+// flushes: so we do, by a commit of our own.
 func (rd *reader) awaitFlush(ctx context.Context, lsn string) error {
-	for delay := 500 * time.Microsecond; ; delay = min(2*delay, 20*time.Millisecond) {
+	delay := 500 * time.Microsecond
+	for try := 0; ; try++ {
 		var flushed bool
 		if err := rd.pool.QueryRow(ctx, `SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn`, lsn).Scan(&flushed); err != nil {
 			return fmt.Errorf("read flush position: %w", err)
@@ -141,68 +167,28 @@ func (rd *reader) awaitFlush(ctx context.Context, lsn string) error {
 		if flushed {
 			return nil
 		}
+		if try == flushPatience {
+			if err := rd.flush(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		wait(ctx, nil, delay)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		delay = min(2*delay, 20*time.Millisecond)
 	}
 }
 
-var errMoved = errors.New("another relay has moved the position: reading again")
-
-// settle moves the stored position past the first done rows of the page, and
-// stores the dead ones among them in the same transaction. It is a
-// compare-and-set: if another relay has moved the position, nothing is written
-// and an error is returned.
-//
-// The position is written with synchronous_commit off: losing the latest move
-// in a crash means publishing some rows again, which their message ids make
-// harmless. Dead letters are written with it on.
-func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) error {
-	next := position{from: p.to}
-	if done < len(p.rows) || !p.last {
-		next = position{from: p.from, to: &p.to, pos: p.rows[done-1].Seq}
+// flush puts the write-ahead log on disk, up to here. The update changes
+// nothing.
+func (rd *reader) flush(ctx context.Context) error {
+	const q = `
+		WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', 'local', true))
+		UPDATE outbox_lane SET pos = pos FROM durability WHERE lane = $1`
+	if _, err := rd.pool.Exec(ctx, q, lane); err != nil {
+		return fmt.Errorf("flush write-ahead log: %w", err)
 	}
-	const move = `
-		WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', $8, true))
-		UPDATE outbox_lane SET snap_from = $1::pg_snapshot, snap_to = $2::pg_snapshot, pos = $3
-		FROM durability
-		WHERE lane = $4 AND snap_from::text = $5 AND snap_to::text IS NOT DISTINCT FROM $6 AND pos = $7`
-	args := []any{next.from, next.to, next.pos, lane, rd.stored.from, rd.stored.to, rd.stored.pos, "off"}
-	var err error
-	if len(dead) == 0 {
-		err = moved(rd.pool.Exec(ctx, move, args...))
-	} else {
-		args[7] = "on"
-		err = pgx.BeginFunc(ctx, rd.pool, func(tx pgx.Tx) error {
-			if err := insertDead(ctx, tx, dead); err != nil {
-				return err
-			}
-			return moved(tx.Exec(ctx, move, args...))
-		})
-	}
-	if err != nil {
-		rd.haveSeen = false // the move may have happened: look again
-		return fmt.Errorf("settle outbox: %w", err)
-	}
-	rd.stored, rd.from = next, next.from
 	return nil
-}
-
-func moved(tag pgconn.CommandTag, err error) error {
-	if err == nil && tag.RowsAffected() == 0 {
-		return errMoved
-	}
-	return err
-}
-
-func insertDead(ctx context.Context, tx pgx.Tx, dead []deadRow) error {
-	b := &pgx.Batch{}
-	for _, d := range dead {
-		b.Queue(`
-			INSERT INTO outbox_dead (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING`,
-			d.row.Seq, lane, d.row.Key, d.row.MsgID, d.row.Subject, string(d.row.Headers), d.row.Payload, d.row.CreatedAt, d.err.Error())
-	}
-	return tx.SendBatch(ctx, b).Close()
 }

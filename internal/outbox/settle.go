@@ -1,0 +1,69 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+var errMoved = errors.New("another relay has moved the position: reading again")
+
+// settle moves the stored position past the first done rows of the page, and
+// stores the dead ones among them in the same transaction. It is a
+// compare-and-set: if another relay has moved the position, nothing is written
+// and an error is returned.
+//
+// The position is written with synchronous_commit off: losing the latest move
+// in a crash means publishing some rows again, which their message ids make
+// harmless. Dead letters are written with it on.
+func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) error {
+	next := position{from: p.to}
+	if done < len(p.rows) || !p.last {
+		next = position{from: p.from, to: &p.to, pos: p.rows[done-1].Seq}
+	}
+	const move = `
+		WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', $8, true))
+		UPDATE outbox_lane SET snap_from = $1::pg_snapshot, snap_to = $2::pg_snapshot, pos = $3
+		FROM durability
+		WHERE lane = $4 AND snap_from::text = $5 AND snap_to::text IS NOT DISTINCT FROM $6 AND pos = $7`
+	args := []any{next.from, next.to, next.pos, lane, rd.stored.from, rd.stored.to, rd.stored.pos, "off"}
+	var err error
+	if len(dead) == 0 {
+		err = moved(rd.pool.Exec(ctx, move, args...))
+	} else {
+		args[7] = "on"
+		err = pgx.BeginFunc(ctx, rd.pool, func(tx pgx.Tx) error {
+			if err := insertDead(ctx, tx, dead); err != nil {
+				return err
+			}
+			return moved(tx.Exec(ctx, move, args...))
+		})
+	}
+	if err != nil {
+		rd.haveSeen = false // the move may have happened: look again
+		return fmt.Errorf("settle outbox: %w", err)
+	}
+	rd.stored, rd.from = next, next.from
+	return nil
+}
+
+func moved(tag pgconn.CommandTag, err error) error {
+	if err == nil && tag.RowsAffected() == 0 {
+		return errMoved
+	}
+	return err
+}
+
+func insertDead(ctx context.Context, tx pgx.Tx, dead []deadRow) error {
+	b := &pgx.Batch{}
+	for _, d := range dead {
+		b.Queue(`
+			INSERT INTO outbox_dead (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING`,
+			d.row.Seq, lane, d.row.Key, d.row.MsgID, d.row.Subject, string(d.row.Headers), d.row.Payload, d.row.CreatedAt, d.err.Error())
+	}
+	return tx.SendBatch(ctx, b).Close()
+}
