@@ -56,6 +56,12 @@ func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := d.checkPorts(); err != nil {
+		return err
+	}
+	if err := d.makeFolder(); err != nil {
+		return err
+	}
 	var at endpoints
 	at.HTTP = "http://" + api.Addr().String()
 
@@ -92,7 +98,7 @@ func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
 	if err := e.topology().Ensure(ctx, js); err != nil {
 		return interrupted(ctx, err)
 	}
-	return d.work(ctx, e, at.Shop, registry)
+	return d.work(ctx, e, at, registry)
 }
 
 // interrupted is nil if the error comes of being told to stop.
@@ -105,17 +111,17 @@ func interrupted(ctx context.Context, err error) error {
 
 // work runs the engine and the participants. The participants stop last: they
 // answer what the engine has sent.
-func (d *devCmd) work(ctx context.Context, e *engine, shopURL string, registry *prometheus.Registry) error {
+func (d *devCmd) work(ctx context.Context, e *engine, at endpoints, registry *prometheus.Registry) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.run(ctx) })
 	if !d.NoParticipants {
 		g.Go(func() error {
-			pool, err := openPool(ctx, shopURL, 16)
+			pool, err := openPool(ctx, at.Shop, 16)
 			if err != nil {
 				return err
 			}
 			defer pool.Close()
-			nc, err := connectNATS(e.nc.Opts.Url, e.log)
+			nc, err := connectNATS(at.NATS, e.log)
 			if err != nil {
 				return err
 			}
@@ -132,7 +138,7 @@ func (d *devCmd) startNATS(log *slog.Logger, at *endpoints) (nc *nats.Conn, stop
 	if d.NATSURL == "" {
 		n, err := embedded.StartNATS(embedded.NATSConfig{Dir: d.dir("nats"), Addr: d.NATSAddr})
 		if err != nil {
-			return nil, nil, addrError("nats-addr", err)
+			return nil, nil, err
 		}
 		at.NATS, halt = n.URL(), n.Stop
 	}
@@ -154,7 +160,7 @@ func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf fun
 		Dir: d.dir("postgres"), Addr: d.PostgresAddr, Durable: d.Data != "", Log: log,
 	})
 	if err != nil {
-		return nil, nil, addrError("postgres-addr", err)
+		return nil, nil, err
 	}
 	return func(name string) (string, error) { return p.URL(name), nil }, p.Stop, nil
 }
@@ -197,7 +203,34 @@ func addrError(flag string, err error) error {
 	if errors.As(err, &taken) {
 		return usagef("--%s: %s is taken; choose another address", flag, taken.Addr)
 	}
-	return fmt.Errorf("--%s: %w", flag, err)
+	return usagef("--%s: %w", flag, err)
+}
+
+// makeFolder makes the data folder, which the unprivileged user that runs
+// Postgres for root must be able to enter.
+func (d *devCmd) makeFolder() error {
+	if d.Data == "" {
+		return nil
+	}
+	if err := os.MkdirAll(d.Data, 0o755); err != nil { //nolint:gosec // see above; what is in it is closed
+		return usagef("--data: %w", err)
+	}
+	return nil
+}
+
+// checkPorts finds out early whether a port is taken.
+func (d *devCmd) checkPorts() error {
+	if d.NATSURL == "" {
+		if err := embedded.CheckAddr(d.NATSAddr); err != nil {
+			return addrError("nats-addr", err)
+		}
+	}
+	if d.DatabaseURL == "" {
+		if err := embedded.CheckAddr(d.PostgresAddr); err != nil {
+			return addrError("postgres-addr", err)
+		}
+	}
+	return nil
 }
 
 // announce says where everything is, to people and to programs.

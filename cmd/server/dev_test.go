@@ -108,7 +108,7 @@ func (d *dev) do(req *http.Request, into any) int {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	if err == nil {
+	if err == nil && resp.StatusCode < 300 {
 		err = json.Unmarshal(b, into)
 	}
 	if err != nil {
