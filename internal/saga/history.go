@@ -24,6 +24,7 @@ const (
 	StepNeedsHelp    EntryType = "step-stuck"
 	TurnedBack       EntryType = "compensating"
 	CancelAsked      EntryType = "cancel-requested"
+	DeadlinePassed   EntryType = "deadline-passed" // while the pivot was in flight
 	BecameOverdue    EntryType = "overdue"
 	BecameStuck      EntryType = "stuck"
 	NoLongerStuck    EntryType = "unstuck"
@@ -51,8 +52,11 @@ type Entry struct {
 // if the entries cannot be the history of a saga of this definition.
 func Fold(def *Definition, id string, input json.RawMessage, history []Entry) (State, error) {
 	s := State{ID: id, Input: input}
+	if len(history) == 0 {
+		return State{}, fmt.Errorf("fold history of saga %s: it is empty", id)
+	}
 	for i, e := range history {
-		if e.Step < 0 || e.Step > len(def.Steps) || (i == 0) != (e.Type == Started) {
+		if e.Step < 0 || e.Step > len(def.Steps) || (i == 0) != (e.Type == Started) || (i == 0 && e.Step != 0) {
 			return State{}, fmt.Errorf("fold history of saga %s: entry %d (%s, step %d) does not belong there", id, i+1, e.Type, e.Step)
 		}
 		s.apply(e, len(def.Steps))
@@ -74,7 +78,8 @@ func (s *State) apply(e Entry, steps int) {
 		s.Status, s.Cause, s.DeadlineAt = Compensating, e.Error, time.Time{}
 	case CancelAsked:
 		s.CancelRequested = true
-		s.DeadlineAt = time.Time{} // it could ask for nothing more
+	case DeadlinePassed:
+		s.CancelRequested, s.DeadlineAt = true, time.Time{}
 	case BecameOverdue:
 		s.Overdue, s.DeadlineAt = true, time.Time{}
 	case BecameStuck:

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -57,7 +59,8 @@ type documentRetry struct {
 }
 
 // Parse reads a definition from YAML or JSON. Unknown fields are refused. The
-// error lists everything that is wrong, one line each, not only the first.
+// error lists what is wrong, with its place, not only the first: in the form,
+// else in the steps, else in the graph that they make.
 func Parse(text []byte) (*Definition, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
@@ -66,7 +69,7 @@ func Parse(text []byte) (*Definition, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("the definition is empty")
 		}
-		return nil, err
+		return nil, plain(err)
 	}
 	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("one definition per file: there is a second document")
@@ -89,14 +92,43 @@ func Parse(text []byte) (*Definition, error) {
 	return d, nil
 }
 
+// plain says in our words what the YAML package says in Go's.
+func plain(err error) error {
+	var typed *yaml.TypeError
+	if !errors.As(err, &typed) {
+		return fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	errs := make([]error, len(typed.Errors))
+	for i, text := range typed.Errors {
+		place, what, _ := strings.Cut(text, ": ")
+		if field, _, found := strings.Cut(what, " not found in type "); found {
+			what = fmt.Sprintf("unknown field %q", strings.TrimPrefix(field, "field "))
+		} else if at := strings.LastIndex(what, " into "); at >= 0 && strings.HasPrefix(what, "cannot unmarshal ") {
+			what = "want " + wanted(what[at+len(" into "):])
+		}
+		errs[i] = errors.New(place + ": " + what)
+	}
+	return errors.Join(errs...)
+}
+
+// wanted names a Go type of the document.
+func wanted(goType string) string {
+	switch {
+	case goType == "string":
+		return "a text"
+	case goType == "int":
+		return "a whole number"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	}
+	return "named fields"
+}
+
 func (doc document) definition() (*Definition, []error) {
 	var errs []error
 	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline)}
 	if !validName(doc.Name) {
 		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
-	}
-	if doc.Deadline < 0 {
-		errs = append(errs, errors.New("deadline: must be positive"))
 	}
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
 		errs = append(errs, fmt.Errorf("steps: a saga has 1 to %d", MaxSteps))
@@ -117,24 +149,22 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 	s := Step{
 		Name: ds.Name, Participant: ds.Participant, Action: ds.Action, Compensation: ds.Compensation, Kind: ds.Kind,
 		Timeout: time.Duration(ds.Timeout), MaxDuration: time.Duration(ds.MaxDuration),
-		CompensationRetry: ds.CompensationRetry.over(defaultCompensation, bad),
+		CompensationRetry: ds.CompensationRetry.over(defaultCompensation, "compensation_retry", bad),
 	}
-	for field, name := range map[string]string{"name": s.Name, "participant": s.Participant, "action": s.Action} {
-		if !validName(name) {
-			bad("%s: must match [a-z0-9-]+ and have at most 64 characters", field)
+	for _, f := range [...]struct{ field, name string }{{"name", s.Name}, {"participant", s.Participant}, {"action", s.Action}} {
+		if !validName(f.name) {
+			bad("%s: must match [a-z0-9-]+ and have at most 64 characters", f.field)
 		}
 	}
-	if d.Index(s.Name) >= 0 {
+	if s.Name != "" && d.Index(s.Name) >= 0 {
 		bad("name: there is another step of that name")
 	}
-	switch s.Kind {
-	case "":
+	if s.Kind == "" {
 		s.Kind = Compensatable
-	case Compensatable, Pivot, Retriable:
-	default:
-		bad("kind: must be compensatable, pivot or retriable")
 	}
 	switch {
+	case s.Kind != Compensatable && s.Kind != Pivot && s.Kind != Retriable:
+		bad("kind: must be compensatable, pivot or retriable")
 	case s.Kind != Compensatable && (s.Compensation != "" || ds.CompensationRetry != nil):
 		bad("compensation: a %s step is never compensated", s.Kind)
 	case s.Kind == Compensatable && s.Compensation == "":
@@ -146,13 +176,11 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 	case s.Compensation != "" && s.Compensation == s.Action:
 		bad("compensation: must differ from the action")
 	}
-	s.Retry = ds.Retry.over(defaultRetry, bad)
+	usual := defaultRetry
 	if s.Kind == Retriable {
-		s.Retry = ds.Retry.over(defaultRetriable, bad)
+		usual = defaultRetriable
 	}
-	if s.Timeout < 0 || s.MaxDuration < 0 {
-		bad("timeout and max_duration: must be positive")
-	}
+	s.Retry = ds.Retry.over(usual, "retry", bad)
 	if s.Timeout == 0 {
 		s.Timeout = defaultTimeout
 	}
@@ -185,12 +213,17 @@ func (ds documentStep) after(d *Definition, i int, bad func(string, ...any)) []i
 			bad("after: no step %q stands above this one", name)
 			continue
 		}
+		if slices.Contains(after, p) {
+			bad("after: %q is named twice", name)
+		}
 		after = append(after, p)
 	}
 	return after
 }
 
-func (r *documentRetry) over(p RetryPolicy, bad func(string, ...any)) RetryPolicy {
+// over lays what is given over a default policy. A first wait beyond the
+// default's longest makes that one longer.
+func (r *documentRetry) over(p RetryPolicy, field string, bad func(string, ...any)) RetryPolicy {
 	if r == nil {
 		return p
 	}
@@ -203,11 +236,15 @@ func (r *documentRetry) over(p RetryPolicy, bad func(string, ...any)) RetryPolic
 	if r.Max != 0 {
 		p.Max = time.Duration(r.Max)
 	}
-	if p.MaxAttempts < 0 || p.Initial < 0 || p.Max < 0 {
-		bad("retry: max_attempts, initial and max must not be negative (max_attempts 0 means no limit)")
-	}
-	if p.Initial > p.Max {
-		p.Initial = p.Max
+	switch {
+	case p.MaxAttempts < 0:
+		bad("%s: max_attempts must not be negative (0 means no limit)", field)
+	case r.Initial != 0 && r.Max != 0 && p.Initial > p.Max:
+		bad("%s: initial must not be longer than max", field)
+	case r.Max != 0:
+		p.Initial = min(p.Initial, p.Max)
+	default:
+		p.Max = max(p.Initial, p.Max)
 	}
 	return p
 }
@@ -219,7 +256,8 @@ type duration time.Duration
 func (d *duration) UnmarshalYAML(node *yaml.Node) error {
 	v, err := time.ParseDuration(node.Value)
 	if err != nil || node.Kind != yaml.ScalarNode || v <= 0 {
-		return fmt.Errorf("line %d: a duration is a positive number with a unit, such as 200ms or 15m", node.Line)
+		text := fmt.Sprintf("line %d: a duration is a positive number with a unit, such as 200ms or 15m", node.Line)
+		return &yaml.TypeError{Errors: []string{text}} // this kind is gathered, others end the reading
 	}
 	*d = duration(v)
 	return nil

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -70,7 +71,19 @@ func (m *machine) succeed(i int, r Reply) {
 		m.record(Entry{Type: StepUndone, Step: i + 1, Phase: Compensation, Attempt: r.Attempt})
 		return
 	}
-	m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action, Attempt: r.Attempt, Result: r.Result})
+	m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action, Attempt: r.Attempt, Result: canonical(r.Result)})
+	if i == m.def.pivot && m.def.Deadline > 0 && m.state.DeadlineAt.IsZero() { // it passed while the pivot was in flight
+		m.record(Entry{Type: BecameOverdue})
+	}
+}
+
+// canonical is the form that a result has after it was stored. Payloads are
+// made of results, and every attempt of an effect carries the same one.
+func canonical(result json.RawMessage) json.RawMessage {
+	if b, err := json.Marshal(result); err == nil && result != nil {
+		return b
+	}
+	return result // not JSON: cannot be stored either
 }
 
 // fail handles a definitive no of an action: it had no effect.
@@ -81,7 +94,7 @@ func (m *machine) fail(i int, r Reply) (ignored string) {
 		switch {
 		case st.Status == StepStuck:
 			return "the step is stuck"
-		case st.Waiting:
+		case st.IssuedAt.IsZero(): // said of a generation that has not been sent
 			return "the next attempt is already scheduled"
 		}
 		// A participant answers a known effect id with its stored reply, so

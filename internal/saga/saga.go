@@ -79,7 +79,7 @@ type State struct {
 	Steps           []StepState `json:"steps"`
 	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
 	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
-	CancelRequested bool        `json:"cancel,omitempty"`  // asked for while the pivot was in flight
+	CancelRequested bool        `json:"cancel,omitempty"`  // by somebody, or by the deadline, while the pivot was in flight
 	Overdue         bool        `json:"overdue,omitempty"` // the deadline passed after the point of no return
 }
 

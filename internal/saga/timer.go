@@ -42,13 +42,13 @@ func (m *machine) tick(t Tick) (ignored string) {
 }
 
 // deadline handles the saga's own: undo while that is possible, else go on
-// and say so.
+// and say so. With the pivot in flight it is not known yet which of the two.
 func (m *machine) deadline() {
 	switch {
 	case pivotPassed(m.def, m.state):
 		m.record(Entry{Type: BecameOverdue})
 	case pivotInFlight(m.def, m.state):
-		m.record(Entry{Type: CancelAsked, Reason: "deadline", Actor: "skald"})
+		m.record(Entry{Type: DeadlinePassed})
 	default:
 		m.turnBack(Failure{Code: "deadline", Message: "not completed within " + m.def.Deadline.String()})
 	}
@@ -67,6 +67,14 @@ func (p RetryPolicy) backoff(id, step string, st StepState) time.Duration {
 	ceiling := min(float64(p.Initial)*math.Pow(2, float64(st.Attempt-1)), float64(p.Max))
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, id+"/"+step+"/"+string(st.Phase)+"/"+strconv.Itoa(st.Generation)+"/"+strconv.Itoa(st.Attempt))
-	// FNV's low bits are the well-mixed ones.
-	return time.Duration(ceiling * float64(h.Sum64()&0xfffff) / 0x100000).Truncate(time.Millisecond)
+	return time.Duration(ceiling * float64(mix(h.Sum64())>>11) / (1 << 53)).Truncate(time.Millisecond)
+}
+
+// mix spreads a hash over all bits (the finalizer of MurmurHash3). FNV alone
+// lets the attempt, which comes last, change the fraction by a thousandth: a
+// saga with a short first wait would burn all its attempts at once.
+func mix(h uint64) uint64 {
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
 }
