@@ -68,6 +68,9 @@ func (f *failure) collect(where string, err error) {
 	}
 	switch {
 	case errors.As(err, &schema):
+		if schema.SchemaField == "format" && schema.Schema.Max != nil {
+			return // the maximum says it better
+		}
 		f.add(placeOf(where, schema), expectation(schema))
 	case errors.Is(err, openapi3filter.ErrInvalidRequired):
 		f.add(where, "is required")
