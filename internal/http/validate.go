@@ -133,6 +133,9 @@ func expectation(e *openapi3.SchemaError) string {
 	case "maximum":
 		return "must be at most " + strconv.FormatFloat(*s.Max, 'f', -1, 64)
 	case "pattern":
+		if words, ok := s.Extensions["x-must-be"].(string); ok {
+			return "must be " + words
+		}
 		return "must match " + s.Pattern
 	case "enum":
 		words := make([]string, len(s.Enum))
