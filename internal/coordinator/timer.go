@@ -10,9 +10,10 @@ import (
 
 const (
 	timerBatch     = 500
-	timerPoll      = 2 * time.Second // how late another server's early timer may be noticed
-	brokenInterval = time.Minute     // how soon to try again a saga that does not fit its definition
-	holdInterval   = time.Second     // how soon to look again at a saga whose command is still in the outbox
+	timerPoll      = 2 * time.Second       // how late another server's early timer may be noticed
+	timerGap       = 20 * time.Millisecond // between two passes: timers that are due closely together go together
+	brokenInterval = time.Minute           // how soon to try again a saga that does not fit its definition
+	holdInterval   = time.Second           // how soon to look again at a saga whose command is still in the outbox
 )
 
 // runTimers fires timers until ctx is cancelled. Between passes it sleeps until
@@ -21,7 +22,7 @@ const (
 func (c *Coordinator) runTimers(ctx context.Context) error {
 	next := c.Now()
 	for {
-		timer := time.NewTimer(min(max(next.Sub(c.Now()), 0), timerPoll))
+		timer := time.NewTimer(min(max(next.Sub(c.Now()), timerGap), timerPoll))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
