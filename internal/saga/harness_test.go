@@ -3,6 +3,7 @@ package saga_test
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -63,8 +64,7 @@ type life struct {
 	now     time.Time
 	state   saga.State
 	history []saga.Entry
-	stored  []json.RawMessage // the entries of each decision, as the database keeps them
-	times   []time.Time       // of each decision
+	read    []saga.Entry // the history as it comes out of the database
 	sent    []saga.Command
 	latest  []saga.Command // of the latest decision
 }
@@ -93,13 +93,12 @@ func (l *life) give(ev saga.Event) saga.Decision {
 	if err != nil {
 		l.t.Fatalf("%+v: %v", ev, err)
 	}
-	if diff := cmp.Diff(before, l.state); diff != "" {
-		l.t.Fatalf("Advance changed the state that it was given:\n%s", diff)
-	}
+	same(l.t, "Advance changed the state that it was given", before, l.state)
 	if d.Ignored != "" || d.Illegal != "" {
 		// P6: what is stale leaves no trace.
-		if diff := cmp.Diff(before, d.Next); diff != "" || len(d.History) != 0 || len(d.Commands) != 0 {
-			l.t.Fatalf("%+v was ignored (%s%s) but changed something: %d entries, %d commands\n%s", ev, d.Ignored, d.Illegal, len(d.History), len(d.Commands), diff)
+		same(l.t, "what was ignored changed the state", before, d.Next)
+		if len(d.History) != 0 || len(d.Commands) != 0 {
+			l.t.Fatalf("%+v was ignored (%s%s) but has %d entries and %d commands", ev, d.Ignored, d.Illegal, len(d.History), len(d.Commands))
 		}
 		l.latest = nil
 		return d
@@ -117,11 +116,7 @@ func (l *life) give(ev saga.Event) saga.Decision {
 func (l *life) take(d saga.Decision) {
 	l.t.Helper()
 	l.history = append(l.history, d.History...)
-	entries, err := json.Marshal(d.History)
-	if err != nil {
-		l.t.Fatalf("encode history: %v", err)
-	}
-	l.stored, l.times = append(l.stored, entries), append(l.times, l.now)
+	l.read = append(l.read, storedEntries(l.t, d.History, l.now)...)
 	l.sent, l.latest = append(l.sent, d.Commands...), d.Commands
 	l.state = d.Next
 	l.checkFold()
@@ -133,30 +128,41 @@ func (l *life) take(d saga.Decision) {
 // P7: history is the state, in memory and as the database has it.
 func (l *life) checkFold() {
 	l.t.Helper()
-	folded, err := saga.Fold(l.def, l.state.ID, l.state.Input, l.history)
+	same(l.t, "history does not survive its storage", l.history, l.read)
+	same(l.t, "the state does not survive its storage", l.state, clone(l.t, l.state))
+	folded, err := saga.Fold(l.def, l.state.ID, l.state.Input, l.read)
 	if err != nil {
 		l.t.Fatalf("fold: %v", err)
 	}
-	if diff := cmp.Diff(l.state, folded); diff != "" {
-		l.t.Fatalf("history folds to another state: -state +folded\n%s", diff)
+	same(l.t, "history folds to another state", l.state, folded)
+}
+
+// same fails the test if two values differ. It is quick if they do not.
+func same(t rapid.TB, what string, want, got any) {
+	t.Helper()
+	if reflect.DeepEqual(want, got) {
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("%s:\n%s", what, diff)
+	}
+}
+
+// storedEntries are a decision's entries after they were stored and read.
+func storedEntries(t rapid.TB, entries []saga.Entry, at time.Time) []saga.Entry {
+	t.Helper()
+	b, err := json.Marshal(entries)
+	if err != nil {
+		t.Fatalf("encode history: %v", err)
 	}
 	var read []saga.Entry
-	for i, stored := range l.stored {
-		var entries []saga.Entry
-		if err := json.Unmarshal(stored, &entries); err != nil {
-			l.t.Fatalf("decode history: %v", err)
-		}
-		for _, e := range entries {
-			e.At = l.times[i]
-			read = append(read, e)
-		}
+	if err := json.Unmarshal(b, &read); err != nil {
+		t.Fatalf("decode history: %v", err)
 	}
-	if diff := cmp.Diff(l.history, read); diff != "" {
-		l.t.Fatalf("history does not survive its storage: -written +read\n%s", diff)
+	for i := range read {
+		read[i].At = at
 	}
-	if diff := cmp.Diff(l.state, clone(l.t, l.state)); diff != "" {
-		l.t.Fatalf("the state does not survive its storage: -written +read\n%s", diff)
-	}
+	return read
 }
 
 // P2: a saga that waits for something wakes up some time.

@@ -1,0 +1,205 @@
+package saga_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+// world is a saga among participants that keep the rules of docs/protocol.md,
+// and a network that keeps none: what was sent may arrive at any time, any
+// number of times, in any order.
+type world struct {
+	*laws
+	inbox   map[string]saga.Outcome // by effect: Succeeded, Failed, or void
+	effects map[string]int          // by step: how many times its effect is there
+	replies []saga.Reply            // every one ever given
+}
+
+const void saga.Outcome = "void" // never happened, and never may
+
+func newWorld(l *life) *world {
+	return &world{laws: newLaws(l), inbox: map[string]saga.Outcome{}, effects: map[string]int{}}
+}
+
+func effectKey(step string, phase saga.Phase, generation int) string {
+	return fmt.Sprintf("%s/%s~%d", step, phase, generation)
+}
+
+// deliver hands a command to its participant and keeps the reply. A new effect
+// is decided by decide.
+func (w *world) deliver(c saga.Command, decide func() saga.Outcome) saga.Reply {
+	w.t.Helper()
+	key := effectKey(c.Step, c.Phase, c.Generation)
+	outcome, known := w.inbox[key]
+	switch {
+	case outcome == void: // a late action: its compensation came first
+		outcome = saga.Failed
+	case !known && c.Phase == saga.Action:
+		if outcome = decide(); outcome == saga.Succeeded {
+			w.effects[c.Step]++
+		}
+	case !known:
+		if outcome = decide(); outcome == saga.Failed { // not a word for compensations
+			outcome = saga.Retry
+		}
+		if outcome == saga.Succeeded {
+			w.undoEffect(c)
+		}
+	}
+	if !known && (outcome == saga.Succeeded || outcome == saga.Failed) {
+		w.inbox[key] = outcome
+	}
+	if n := w.effects[c.Step]; n < 0 || n > 1 {
+		w.t.Fatalf("the effect of %s is there %d times", c.Step, n)
+	}
+	r := answer(c, outcome)
+	w.replies = append(w.replies, r)
+	return r
+}
+
+// undoEffect takes an effect back, or keeps it from ever happening.
+func (w *world) undoEffect(c saga.Command) {
+	w.t.Helper()
+	action := effectKey(c.Step, saga.Action, c.ActionGen)
+	outcome, known := w.inbox[action]
+	if c.ActionOutcome == saga.Succeeded && outcome != saga.Succeeded {
+		w.t.Fatalf("the compensation of %s is told that its action succeeded; it is %q", c.Step, outcome)
+	}
+	switch {
+	case !known:
+		w.inbox[action] = void
+	case outcome == saga.Succeeded:
+		w.effects[c.Step]--
+	}
+}
+
+// checkEffects compares what is there with how the saga ended. (P3)
+func (w *world) checkEffects() {
+	w.t.Helper()
+	for i, step := range w.def.Steps {
+		there := w.effects[step.Name]
+		switch {
+		case w.state.Status == saga.Completed && w.state.Steps[i].Status != saga.StepSkipped && there != 1,
+			w.state.Status == saga.Completed && w.state.Steps[i].Status == saga.StepSkipped && there != 0,
+			w.state.Status == saga.Compensated && there != 0 && (step.Compensation != "" || step.Kind != saga.Compensatable):
+			w.t.Fatalf("the saga is %s, and the effect of %s is there %d times", w.picture(), step.Name, there)
+		}
+	}
+}
+
+// calm is what the world comes to: participants are well, everything that was
+// ever sent arrives, and the saga ends within a bounded number of events. What
+// arrives after its end changes nothing.
+func (w *world) calm() {
+	w.t.Helper()
+	healthy := func() saga.Outcome { return saga.Succeeded }
+	for range 8*len(w.def.Steps) + 8 {
+		if w.state.Status.Ended() || w.refusedForGood() {
+			break
+		}
+		if !w.deliverOne(healthy) {
+			w.wake()
+		}
+		w.check()
+	}
+	if !w.state.Status.Ended() && !w.refusedForGood() {
+		w.t.Fatalf("the saga does not end although everybody is well: %s", w.picture())
+	}
+	w.checkEffects()
+	for _, c := range w.sent { // all that was still on its way
+		w.give(w.deliver(c, healthy))
+	}
+	for _, r := range w.replies {
+		w.give(r)
+	}
+	w.check()
+	w.checkEffects()
+}
+
+// deliverOne delivers commands, the latest first, until a reply counts.
+func (w *world) deliverOne(decide func() saga.Outcome) bool {
+	w.t.Helper()
+	for i := len(w.sent) - 1; i >= 0; i-- {
+		if w.give(w.deliver(w.sent[i], decide)).Ignored == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// refusedForGood reports whether the saga waits for a person, as it should: a
+// retriable step was refused as often as its budget allows.
+func (w *world) refusedForGood() bool {
+	if w.state.Status != saga.Stuck || !w.state.WakeAt().IsZero() {
+		return false
+	}
+	for i, st := range w.state.Steps {
+		step := w.def.Steps[i]
+		if st.Status == saga.StepStuck && (step.Kind != saga.Retriable || w.inbox[effectKey(step.Name, saga.Action, st.Generation)] != saga.Failed) {
+			return false
+		}
+	}
+	return true
+}
+
+// P3, P5: among participants that keep their inbox, a saga ends with all of
+// its effects or with none of them, whatever is lost, repeated or reordered,
+// whatever they answer, whenever it is cancelled.
+func TestASagaEndsWithAllOfItsEffectsOrNone(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		def, input := randomSaga(t, false)
+		w := newWorld(beginAs(t, def, id, input))
+		decide := func() saga.Outcome {
+			return draw(t, "decision", saga.Succeeded, saga.Succeeded, saga.Succeeded, saga.Failed, saga.Retry, saga.InProgress)
+		}
+		for range rapid.IntRange(0, 60).Draw(t, "events") {
+			w.now = w.now.Add(randomPause(t, w.life))
+			switch what := rapid.IntRange(0, 19).Draw(t, "event"); {
+			case what == 0:
+				w.give(saga.Cancel{})
+			case what < 6:
+				w.give(saga.Tick{Publication: draw(t, "publication", saga.Published, saga.Published, saga.Withheld, saga.JustPublished)})
+			case what < 9 && len(w.replies) > 0: // late, or again
+				w.give(rapid.SampledFrom(w.replies).Draw(t, "reply"))
+			case len(w.sent) > 0:
+				r := w.deliver(rapid.SampledFrom(w.sent).Draw(t, "command"), decide)
+				if rapid.IntRange(0, 3).Draw(t, "lost or late") > 0 {
+					w.give(r)
+				}
+			}
+			w.check()
+		}
+		w.calm()
+	})
+}
+
+// The commonest accident of all, step by step: nobody hears of anything, so
+// everything is tried as often as it may be and then undone unseen.
+func TestASagaThatHearsNothingUndoesWhatMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	for _, arrive := range []bool{true, false} {
+		w := newWorld(begin(t, linear, `{}`))
+		healthy := func() saga.Outcome { return saga.Succeeded }
+		for w.state.Status == saga.Running {
+			if arrive {
+				w.deliver(w.sent[len(w.sent)-1], healthy) // and the reply is lost
+			}
+			w.wake()
+		}
+		w.want("compensating: a=compensating b=pending c=pending")
+		if got := w.effects["a"]; (got == 1) != arrive {
+			t.Errorf("the effect of a is there %d times", got)
+		}
+		w.calm() // the compensation arrives first, then the actions that were on their way
+		w.want("compensated: a=compensated b=pending c=pending")
+		if w.now.Sub(t0) > time.Minute {
+			t.Errorf("that took %s", w.now.Sub(t0))
+		}
+	}
+}

@@ -1,0 +1,303 @@
+package saga_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
+
+func TestMain(m *testing.M) {
+	// A default: -rapid.checks on the command line goes before it.
+	if err := flag.Set("rapid.checks", "400"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// randomSaga draws a definition, linear or a graph, with or without a pivot,
+// conditions and budgets, and an input for it.
+func randomSaga(t *rapid.T, errors bool) (def *saga.Definition, input string) {
+	n := rapid.IntRange(1, 6).Draw(t, "steps")
+	pivot := rapid.IntRange(-1, n-1).Draw(t, "pivot")
+	graph := rapid.Bool().Draw(t, "graph")
+	conditions := map[string]bool{}
+	var steps []map[string]any
+	for i := range n {
+		name := string(rune('a' + i))
+		step := map[string]any{
+			"name": name, "participant": "p", "action": "do-" + name,
+			"timeout": draw(t, "timeout", "1s", "10s"), "max_duration": draw(t, "max_duration", "5s", "1m"),
+			"retry": map[string]any{"max_attempts": draw(t, "attempts", 1, 2, 3), "max": "5s"},
+		}
+		switch {
+		case i == pivot:
+			step["kind"] = "pivot"
+		case pivot >= 0 && i > pivot:
+			step["kind"] = "retriable"
+			step["retry"] = map[string]any{"max_attempts": draw(t, "retriable attempts", 0, 1, 3)}
+		default:
+			step["compensation"] = draw(t, "compensation", "undo-"+name, "undo-"+name, "none")
+			step["compensation_retry"] = map[string]any{"max_attempts": draw(t, "undo attempts", 1, 2, 20)}
+		}
+		if graph {
+			step["after"] = randomAfter(t, i, pivot)
+		}
+		switch what := rapid.IntRange(0, 9).Draw(t, "expression"); {
+		case what < 2:
+			conditions[name] = rapid.Bool().Draw(t, "when")
+			step["when"] = "input." + name
+		case what == 2 && errors:
+			step["when"] = "input.nothing"
+		case what == 3 && errors:
+			step["payload"] = `"` + name + `" in steps ? steps.nothing : 1` // only the compensation fails
+		}
+		steps = append(steps, step)
+	}
+	doc := map[string]any{"name": "random", "steps": steps}
+	if deadline := draw(t, "deadline", "", "", "3s", "1m"); deadline != "" {
+		doc["deadline"] = deadline
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := json.Marshal(conditions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, string(text)), string(in)
+}
+
+// randomAfter draws predecessors that keep the order of kinds.
+func randomAfter(t *rapid.T, i, pivot int) []string {
+	after := []string{}
+	for p := range i {
+		var take bool
+		switch {
+		case i == pivot:
+			take = true
+		case pivot >= 0 && i > pivot:
+			take = p == pivot || p > pivot && rapid.Bool().Draw(t, "after")
+		default:
+			take = rapid.Bool().Draw(t, "after")
+		}
+		if take {
+			after = append(after, string(rune('a'+p)))
+		}
+	}
+	return after
+}
+
+func draw[T any](t *rapid.T, label string, from ...T) T {
+	return rapid.SampledFrom(from).Draw(t, label)
+}
+
+// laws are checked after every event.
+type laws struct {
+	*life
+	turned  bool                    // the saga was being undone before the event
+	checked int                     // commands
+	effects map[string]saga.Command // first command of each effect
+	tried   map[string]int          // attempts of each operation
+}
+
+func (l *laws) check() {
+	l.t.Helper()
+	for _, c := range l.sent[l.checked:] {
+		l.checkCommand(c)
+	}
+	l.checked, l.turned = len(l.sent), l.state.Cause != nil
+	l.checkEnd()
+}
+
+func (l *laws) checkCommand(c saga.Command) {
+	l.t.Helper()
+	i := l.def.Index(c.Step)
+	step := l.def.Steps[i]
+	// P5: one effect id is one effect, whichever attempt carries it.
+	effect := fmt.Sprintf("%s/%s~%d", c.Step, c.Phase, c.Generation)
+	if first, known := l.effects[effect]; !known {
+		l.effects[effect] = c
+	} else if string(first.Payload) != string(c.Payload) || !first.EffectTime.Equal(c.EffectTime) || first.Operation != c.Operation ||
+		first.ActionOutcome != c.ActionOutcome || first.ActionGen != c.ActionGen {
+		l.t.Fatalf("two commands of the effect %s:\n%+v\n%+v", effect, first, c)
+	}
+	operation := c.Step + "/" + string(c.Phase)
+	policy := step.Retry
+	if c.Phase == saga.Compensation {
+		policy = step.CompensationRetry
+	}
+	l.tried[operation]++
+	if c.Attempt != l.tried[operation] || (policy.MaxAttempts > 0 && c.Attempt > policy.MaxAttempts) {
+		l.t.Fatalf("attempt %d of %s follows %d others, of %d allowed", c.Attempt, operation, l.tried[operation]-1, policy.MaxAttempts)
+	}
+	switch {
+	case c.Phase == saga.Compensation:
+		l.checkCompensation(i, c)
+	case l.turned:
+		l.t.Fatalf("%s was sent although the saga is being undone", operation)
+	case step.Kind != saga.Retriable && c.Generation != 1:
+		l.t.Fatalf("%s has generation %d", operation, c.Generation)
+	}
+	for _, p := range step.After {
+		if s := l.state.Steps[p].Status; c.Phase == saga.Action && s != saga.StepSucceeded && s != saga.StepSkipped {
+			l.t.Fatalf("%s was sent while the step before it is %s", operation, s)
+		}
+	}
+}
+
+// P3: compensations go in reverse dependency order, and none goes once the
+// pivot is passed.
+func (l *laws) checkCompensation(i int, c saga.Command) {
+	l.t.Helper()
+	if l.def.Steps[i].Kind != saga.Compensatable || l.state.Cause == nil {
+		l.t.Fatalf("%s was sent: the step is %s, the cause %+v", c.Operation, l.def.Steps[i].Kind, l.state.Cause)
+	}
+	for j, step := range l.def.Steps {
+		st := l.state.Steps[j]
+		switch {
+		case step.Kind != saga.Compensatable && st.Phase != "" && st.Status != saga.StepFailed:
+			l.t.Fatalf("%s was sent while %s, a %s step, is %s", c.Operation, step.Name, step.Kind, st.Status)
+		case st.Status == saga.StepRunning:
+			l.t.Fatalf("%s was sent while %s is in flight", c.Operation, step.Name)
+		case l.follows(j, i) && step.Compensation != "" &&
+			(st.Status == saga.StepSucceeded || st.Status == saga.StepUnknown || st.Status == saga.StepCompensating || st.Status == saga.StepStuck):
+			l.t.Fatalf("%s was sent before %s, which comes after it, was undone: it is %s", c.Operation, step.Name, st.Status)
+		}
+	}
+}
+
+// follows reports whether step j depends on step i, over any number of others.
+func (l *laws) follows(j, i int) bool {
+	return slices.ContainsFunc(l.def.Steps[j].After, func(p int) bool { return p == i || l.follows(p, i) })
+}
+
+// P3: all or nothing.
+func (l *laws) checkEnd() {
+	l.t.Helper()
+	undone := slices.ContainsFunc(l.sent, func(c saga.Command) bool { return c.Phase == saga.Compensation })
+	for i, step := range l.def.Steps {
+		st := l.state.Steps[i]
+		switch l.state.Status {
+		case saga.Completed:
+			if undone || (st.Status != saga.StepSucceeded && st.Status != saga.StepSkipped) {
+				l.t.Fatalf("completed, but %s, compensations sent: %v", l.picture(), undone)
+			}
+		case saga.Compensated:
+			mayBeThere := st.Status == saga.StepSucceeded || st.Status == saga.StepUnknown
+			if mayBeThere && (step.Kind != saga.Compensatable || step.Compensation != "") {
+				l.t.Fatalf("compensated, but %s", l.picture())
+			}
+			if !mayBeThere && !slices.Contains([]saga.StepStatus{saga.StepPending, saga.StepFailed, saga.StepSkipped, saga.StepCompensated}, st.Status) {
+				l.t.Fatalf("compensated, but %s", l.picture())
+			}
+		}
+	}
+}
+
+func newLaws(l *life) *laws {
+	w := &laws{life: l, effects: map[string]saga.Command{}, tried: map[string]int{}}
+	w.check()
+	return w
+}
+
+// Any reply to any command ever sent may come at any time, any number of
+// times, with any outcome and any attempt, or none; ticks come at any time,
+// and so does a request to cancel. (P2, P3, P5, P6, P7)
+func TestAnyReplyToAnyCommandMayComeAtAnyTime(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		def, input := randomSaga(t, true)
+		l := newLaws(beginAs(t, def, id, input))
+		for range rapid.IntRange(0, 60).Draw(t, "events") {
+			l.now = l.now.Add(randomPause(t, l.life))
+			switch what := rapid.IntRange(0, 19).Draw(t, "event"); {
+			case what == 0:
+				l.give(saga.Cancel{Reason: "r", Actor: "a"})
+			case what < 6:
+				l.give(saga.Tick{Publication: draw(t, "publication", saga.Published, saga.Published, saga.Withheld, saga.JustPublished)})
+			case len(l.sent) > 0:
+				l.give(randomReply(t, l.sent))
+			}
+			l.check()
+		}
+		l.finish()
+	})
+}
+
+// randomPause draws how much time passes; often until something is due.
+func randomPause(t *rapid.T, l *life) time.Duration {
+	if at := l.state.WakeAt(); at.After(l.now) && rapid.Bool().Draw(t, "until due") {
+		return at.Sub(l.now)
+	}
+	return draw(t, "pause", 0, time.Millisecond, 300*time.Millisecond, 2*time.Second, time.Minute)
+}
+
+func randomReply(t *rapid.T, sent []saga.Command) saga.Reply {
+	c := rapid.SampledFrom(sent).Draw(t, "answered command")
+	r := answer(c, draw(t, "outcome", saga.Succeeded, saga.Succeeded, saga.Failed, saga.Retry, saga.InProgress, saga.Outcome("nonsense")))
+	switch rapid.IntRange(0, 9).Draw(t, "attempt") {
+	case 0:
+		r.Attempt = 0
+	case 1:
+		r.Attempt = rapid.IntRange(1, 4).Draw(t, "other attempt")
+	case 2:
+		r.Generation = rapid.IntRange(1, 3).Draw(t, "other generation")
+	}
+	switch r.Outcome {
+	case saga.Succeeded:
+		r.Result = draw(t, "result", json.RawMessage(nil), json.RawMessage(`null`), json.RawMessage(`{ "id": "<1>" }`))
+	case saga.Retry:
+		r.RetryAfter = draw(t, "retry after", 0, 0, time.Minute)
+	case saga.InProgress:
+		r.Extend = draw(t, "extend", 0, time.Second, time.Hour)
+	case saga.Failed:
+		r.Failure = draw(t, "failure", nil, &saga.Failure{Code: "no", Message: "never"})
+	}
+	return r
+}
+
+// finish answers every command with success from now on: the saga ends within
+// a bounded number of events, unless it waits for a person because of an
+// expression (P2).
+func (l *laws) finish() {
+	l.t.Helper()
+	for range 4*len(l.def.Steps) + 4 {
+		if l.state.Status.Ended() || l.helpless() {
+			return
+		}
+		if !l.answerOne() {
+			l.wake()
+		}
+		l.check()
+	}
+	l.t.Fatalf("the saga does not end although everything succeeds: %s", l.picture())
+}
+
+// answerOne answers commands with success until one of the replies counts.
+func (l *laws) answerOne() bool {
+	l.t.Helper()
+	for i := len(l.sent) - 1; i >= 0; i-- {
+		if l.give(answer(l.sent[i], saga.Succeeded)).Ignored == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// helpless reports whether nothing can happen any more without a person: a
+// step is stuck on an expression, and all else waits for it.
+func (l *laws) helpless() bool {
+	return l.state.Status == saga.Stuck && l.state.WakeAt().IsZero() &&
+		slices.ContainsFunc(l.state.Steps, func(st saga.StepState) bool {
+			return st.Status == saga.StepStuck && st.Error.Code == "expression"
+		})
+}
