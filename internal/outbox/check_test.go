@@ -1,0 +1,141 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/skald-saga/skald/internal/testkit"
+)
+
+// A database that cannot be relayed is refused with all that is wrong with it.
+func TestCheckRefusesADatabaseWithoutAnOutbox(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change string
+		want   []string
+	}{
+		"all is there":             {`SELECT 1`, nil},
+		"saga tables do not count": {`DROP TABLE saga, saga_history, schema_migrations`, nil},
+		"another sequence":         {`ALTER TABLE outbox ALTER seq SET DEFAULT 1; DROP SEQUENCE outbox_seq`, nil},
+		"no tables":                {`DROP TABLE outbox, outbox_lane, outbox_dead`, []string{"no table outbox;", "no table outbox_lane;", "no table outbox_dead"}},
+		"an older table":           {`ALTER TABLE outbox DROP COLUMN xid CASCADE; ALTER TABLE outbox DROP COLUMN key`, []string{"no column xid, key in outbox"}},
+		"no lane":                  {`DELETE FROM outbox_lane`, []string{"no row for lane 0"}},
+		"a cached sequence":        {`ALTER SEQUENCE outbox_seq CACHE 20`, []string{"CACHE 1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := testkit.Postgres(t)
+			execute(t, pool, c.change)
+			err := Check(t.Context(), pool)
+			if len(c.want) == 0 && err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range c.want {
+				if !errors.Is(err, ErrNoOutbox) || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// The relay needs no more rights than docs/relay.md says, and names those that
+// it lacks.
+func TestTheRelayNeedsFewRights(t *testing.T) {
+	t.Parallel()
+	url := testkit.DatabaseURL(t)
+	admin := testkit.Pool(t, url)
+	role := "relay_" + ask[string](t, admin, `SELECT current_database()`)
+	execute(t, admin, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	pool := testkit.Pool(t, url+"&role="+role)
+	if err := Check(t.Context(), pool); !errors.Is(err, ErrNoOutbox) || !strings.Contains(err.Error(), "no right to SELECT on outbox; no right to SELECT, UPDATE on outbox_lane; no right to SELECT, INSERT on outbox_dead") {
+		t.Errorf("without rights: got %v", err)
+	}
+	execute(t, admin, `GRANT SELECT ON outbox TO `+role+`; GRANT SELECT, UPDATE ON outbox_lane TO `+role+`; GRANT SELECT, INSERT ON outbox_dead TO `+role)
+	if err := Check(t.Context(), pool); err != nil {
+		t.Errorf("with the rights: %v", err)
+	}
+	insert(t, admin, "k", "good")
+	insert(t, admin, "k", "bad")
+	relay := newStepper(t, pool)
+	relay.broker.answer = func(rows []Row) []Result {
+		return append(make([]Result, len(rows)-1), Result{Err: errAway, Poison: true})
+	}
+	relay.drain(t)
+	if err := relay.flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	wantSubjects(t, "published", relay.broker.subjects(), "good")
+}
+
+// A restored dump has transaction ids of another cluster. Silence would look
+// like an empty outbox, so the relay says so; the statement in docs/relay.md
+// mends it.
+func TestADatabaseThatWasRestoredFromADumpIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, passes := range map[string]int{"a window was open": 1, "no window was open": 4} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := testkit.Postgres(t)
+			relay := newStepper(t, pool, limits{rows: 2, bytes: 1000, list: 2})
+			want := numbered("s", 5)
+			for _, subject := range want {
+				insert(t, pool, "k", subject)
+			}
+			for range passes {
+				relay.pass(t)
+			}
+			want = want[len(relay.broker.taken):]
+			insert(t, pool, "k", "not yet read")
+			const from, to = `SELECT snap_from::text FROM outbox_lane`, `SELECT coalesce(snap_to::text, '') FROM outbox_lane`
+			execute(t, pool, `UPDATE outbox_lane SET snap_from = $1, snap_to = nullif($2, '')::pg_snapshot`,
+				later(t, ask[string](t, pool, from)), later(t, ask[string](t, pool, to)))
+			execute(t, pool, `UPDATE outbox SET xid = (xid::text::bigint + 1000000)::text::xid8`)
+
+			next := newStepper(t, pool)
+			if _, err := next.Relay.pass(t.Context(), next.reader); !errors.Is(err, errRestored) {
+				t.Fatalf("got %v, want %v", err, errRestored)
+			}
+			execute(t, pool, documented(t, "after a restore"))
+			insert(t, pool, "k", "new")
+			next.drain(t)
+			wantSubjects(t, "published when mended", next.broker.subjects(), append(want, "not yet read", "new")...)
+		})
+	}
+}
+
+// later shifts the ids of a snapshot.
+func later(t *testing.T, snapshot string) string {
+	return regexp.MustCompile(`\d+`).ReplaceAllStringFunc(snapshot, func(id string) string {
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strconv.FormatInt(n+1_000_000, 10)
+	})
+}
+
+// documented returns the statement of docs/relay.md that begins with a comment.
+func documented(t *testing.T, comment string) string {
+	b, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", "relay.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, sql, ok := strings.Cut(string(b), "```sql\n-- "+comment)
+	sql, _, ended := strings.Cut(sql, "```")
+	if !ok || !ended {
+		t.Fatalf("docs/relay.md has no SQL that begins with %q", comment)
+	}
+	return "--" + sql
+}
