@@ -47,13 +47,15 @@ func TestAnUnreadableCommandGoesAway(t *testing.T) {
 	n := w.works(participant.Config{Registerer: reg})
 	good := message(t, w.step().action())
 	spoil := map[string]func(*nats.Msg){
-		"no headers at all":               func(m *nats.Msg) { m.Header = nil },
-		"no effect id":                    func(m *nats.Msg) { m.Header.Del(wire.HeaderEffectID) },
-		"an effect id of something else":  func(m *nats.Msg) { m.Header[wire.HeaderEffectID] = []string{"order-7"} },
-		"nowhere to reply to":             func(m *nats.Msg) { m.Header.Del(wire.HeaderReplyTo) },
-		"an attempt that is no number":    func(m *nats.Msg) { m.Header[wire.HeaderAttempt] = []string{"first"} },
-		"a time that is none":             func(m *nats.Msg) { m.Header[wire.HeaderNotAfter] = []string{"soon"} },
-		"a compensation of nothing":       func(m *nats.Msg) { m.Header[wire.HeaderEffectID] = []string{"0198c5a0-0000-7000-8000-000000000000/s/compensation"} },
+		"no headers at all":              func(m *nats.Msg) { m.Header = nil },
+		"no effect id":                   func(m *nats.Msg) { m.Header.Del(wire.HeaderEffectID) },
+		"an effect id of something else": func(m *nats.Msg) { m.Header[wire.HeaderEffectID] = []string{"order-7"} },
+		"nowhere to reply to":            func(m *nats.Msg) { m.Header.Del(wire.HeaderReplyTo) },
+		"an attempt that is no number":   func(m *nats.Msg) { m.Header[wire.HeaderAttempt] = []string{"first"} },
+		"a time that is none":            func(m *nats.Msg) { m.Header[wire.HeaderNotAfter] = []string{"soon"} },
+		"a compensation of nothing": func(m *nats.Msg) {
+			m.Header[wire.HeaderEffectID] = []string{"0198c5a0-0000-7000-8000-000000000000/s/compensation"}
+		},
 		"an action that undoes something": func(m *nats.Msg) { m.Header[wire.HeaderCompensates] = m.Header[wire.HeaderEffectID] },
 		"a payload that is no text":       func(m *nats.Msg) { m.Data = []byte{0xff} },
 	}

@@ -98,7 +98,8 @@ func TestWhatWasStartedIsUndoneForReal(t *testing.T) {
 	w := open(t)
 	entered := make(chan bool, 1)
 	hang := func(ctx context.Context, _ int32) error { entered <- true; <-ctx.Done(); return ctx.Err() }
-	_, stop := w.elsewhere(participant.Config{DrainTimeout: time.Millisecond}, hang, nil)
+	hasty := participant.Config{DrainTimeout: time.Millisecond}
+	_, stop := w.elsewhere(hasty, hang, nil)
 	s := w.step()
 	c := s.action()
 	reply := w.post(c)
@@ -111,7 +112,7 @@ func TestWhatWasStartedIsUndoneForReal(t *testing.T) {
 	default:
 	}
 
-	n, _ := w.elsewhere(participant.Config{}, hang, nil)
+	n, _ := w.elsewhere(hasty, hang, nil)
 	<-entered // the command was given back, and is tried again
 	want(t, "compensation", text(w.send(s.compensation(wire.Unknown))), "succeeded 1")
 	want(t, "calls to undo", n.undo.Load(), 1)

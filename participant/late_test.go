@@ -24,8 +24,11 @@ func issued(ago time.Duration) func(*wire.Command) {
 func TestACommandThatComesTooLateIsNotExecuted(t *testing.T) {
 	t.Parallel()
 	for name, register := range map[string]func(*world) *calls{
-		"a step":             func(w *world) *calls { return w.works(participant.Config{InboxRetention: time.Hour}) },
-		"an external effect": func(w *world) *calls { n, _ := w.elsewhere(participant.Config{InboxRetention: time.Hour}, nil, nil); return n },
+		"a step": func(w *world) *calls { return w.works(participant.Config{InboxRetention: time.Hour}) },
+		"an external effect": func(w *world) *calls {
+			n, _ := w.elsewhere(participant.Config{InboxRetention: time.Hour}, nil, nil)
+			return n
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,7 +24,7 @@ import (
 )
 
 type config struct {
-	DatabaseURL string `help:"Postgres URL of the shop's own database." env:"DATABASE_URL" required:""`
+	DatabaseURL string `help:"Postgres URL of the shop's own database." env:"DATABASE_URL"`
 	Connections int32  `help:"Database connections at most." env:"SHOP_CONNECTIONS" default:"16"`
 	NATSURL     string `name:"nats-url" help:"NATS server that Skald uses." env:"NATS_URL" default:"nats://127.0.0.1:4222"`
 	Prefix      string `help:"Prefix of Skald's subjects." env:"SKALD_PREFIX" default:"skald"`
@@ -53,6 +56,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+var prefix = regexp.MustCompile(`^[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*$`)
+
 // parse reads the configuration; done says that help was all that was wanted.
 func parse(cfg *config, args []string, stdout io.Writer) (pool *pgxpool.Config, done bool, err error) {
 	parser, err := kong.New(cfg, kong.Name("order"), kong.Writers(stdout, stdout), kong.Exit(func(int) { done = true }),
@@ -63,8 +68,18 @@ func parse(cfg *config, args []string, stdout io.Writer) (pool *pgxpool.Config, 
 	if _, err = parser.Parse(args); err != nil || done {
 		return nil, done, err
 	}
-	if cfg.Connections < 1 {
+	switch {
+	case cfg.DatabaseURL == "": // also if the variable is set and empty, which would mean pgx's own defaults
+		return nil, false, errors.New("--database-url: must be set, or DATABASE_URL")
+	case cfg.Connections < 1:
 		return nil, false, errors.New("--connections: must be at least 1")
+	case !prefix.MatchString(cfg.Prefix):
+		return nil, false, errors.New("--prefix: must be one or more words of letters, digits, - and _ with dots between")
+	}
+	for server := range strings.SplitSeq(cfg.NATSURL, ",") {
+		if u, err := url.Parse(strings.TrimSpace(server)); err != nil || u.Host == "" {
+			return nil, false, errors.New("--nats-url: not a URL like nats://host:4222")
+		}
 	}
 	if pool, err = pgxpool.ParseConfig(cfg.DatabaseURL); err != nil {
 		return nil, false, errors.New("--database-url: not a Postgres URL") // the cause would quote it, password and all

@@ -99,16 +99,21 @@ func (h *harness) order() order { return order{harness: h, id: uuid.NewString()}
 // do sends one attempt of a step's action and waits for its reply.
 func (o order) do(participant, action string, attempt int, payload any) wire.Reply {
 	o.t.Helper()
-	return o.send(participant, action, o.command(action, wire.Action, attempt), payload)
+	return o.await(o.post(participant, action, o.command(action, wire.Action, attempt), payload))
 }
 
 // undo sends one attempt of the compensation of an action.
 func (o order) undo(participant, compensation, action string, outcome wire.Outcome) wire.Reply {
 	o.t.Helper()
+	return o.await(o.postUndo(participant, compensation, action, outcome))
+}
+
+func (o order) postUndo(participant, compensation, action string, outcome wire.Outcome) <-chan wire.Reply {
+	o.t.Helper()
 	c := o.command(action, wire.Compensation, 1)
 	compensates := o.command(action, wire.Action, 1).EffectID
 	c.Compensates, c.ActionOutcome = &compensates, outcome
-	return o.send(participant, compensation, c, nil)
+	return o.post(participant, compensation, c, nil)
 }
 
 func (o order) command(step string, phase wire.Phase, attempt int) wire.Command {
@@ -118,14 +123,13 @@ func (o order) command(step string, phase wire.Phase, attempt int) wire.Command 
 	}
 }
 
-func (o order) send(participant, operation string, c wire.Command, payload any) wire.Reply {
+func (o order) await(replies <-chan wire.Reply) wire.Reply {
 	o.t.Helper()
-	replies := o.post(participant, operation, c, payload)
 	select {
 	case r := <-replies:
 		return r
 	case <-time.After(30 * time.Second):
-		o.t.Fatalf("no reply to %s of %s", operation, c.EffectID)
+		o.t.Errorf("no reply to order %s", o.id)
 		return wire.Reply{}
 	}
 }
@@ -135,7 +139,7 @@ func (o order) post(participant, operation string, c wire.Command, payload any) 
 	o.t.Helper()
 	body, err := json.Marshal(payload)
 	if err != nil {
-		o.t.Fatal(err)
+		o.t.Error(err)
 	}
 	id := uuid.NewString()
 	replies := make(chan wire.Reply, 16)
@@ -144,7 +148,7 @@ func (o order) post(participant, operation string, c wire.Command, payload any) 
 	o.mu.Unlock()
 	var headers map[string]string
 	if err := json.Unmarshal(c.AppendHeaders(nil), &headers); err != nil {
-		o.t.Fatal(err)
+		o.t.Error(err)
 	}
 	msg := nats.NewMsg(wire.CommandSubject("skald", participant, operation))
 	for name, value := range headers {
