@@ -1,0 +1,63 @@
+# CI (.ci/run) calls these same targets.
+
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+TOOLS    := .skald/tools
+SPECTRAL := $(TOOLS)/node_modules/.bin/spectral lint --fail-severity warn --display-only-failures
+REDOCLY  := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(TOOLS)/node_modules/.bin/redocly
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test race bench generate verify-generated fmt vet lint lint-api dev migrate-check clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the programs into bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/... ./examples/order
+
+check: fmt vet lint test ## everything that must pass before a commit
+
+test: ## run all tests; they start their own Postgres and NATS
+	go test ./...
+
+race: ## run all tests with the race detector, as CI does
+	GOFLAGS="$(GOFLAGS) -race" go test ./...
+
+bench: ## measure the whole of Skald on this machine
+	go run ./cmd/server bench
+
+generate: ## write the API's Go code from openapi.yaml
+	go generate ./...
+
+verify-generated: generate ## fail if the committed generated code is not what generate writes
+	@test -z "$$(git status --porcelain -- internal/http/api)" || { git --no-pager diff --stat -- internal/http/api; \
+		echo 'internal/http/api is not what openapi.yaml says: commit what `make generate` wrote'; exit 1; }
+
+fmt: ## fail if a file is not as gofmt writes it
+	@files="$$(gofmt -l $$(git ls-files '*.go'))"; test -z "$$files" || { echo "run gofmt -w on: $$files"; exit 1; }
+
+vet: ## run go vet
+	go vet ./...
+
+lint: ## run golangci-lint with .golangci.yaml
+	$(GOLANGCI) run ./...
+
+lint-api: $(TOOLS)/installed ## check openapi.yaml and asyncapi.yaml (needs npm)
+	$(SPECTRAL) openapi.yaml
+	$(REDOCLY) lint --extends=recommended openapi.yaml
+	$(SPECTRAL) --ruleset .ci/asyncapi.spectral.yaml asyncapi.yaml
+	node .ci/asyncapi.mjs $(TOOLS) asyncapi.yaml
+
+$(TOOLS)/installed: Makefile
+	@mkdir -p $(TOOLS)
+	npm install --prefix $(TOOLS) --no-audit --no-fund --ignore-scripts --loglevel=error \
+		@stoplight/spectral-cli@6.16.3 @redocly/cli@2.77.0 @asyncapi/parser@3.6.3
+	@touch $@
+
+dev: ## run everything on this machine, on http://127.0.0.1:8080
+	go run ./cmd/server dev
+
+migrate-check: build ## take a throw-away database up, down and up with the built program
+	.ci/migrate bin/server
+
+clean: ## remove what was built and installed here
+	rm -rf bin .skald/tools
