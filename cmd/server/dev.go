@@ -62,6 +62,13 @@ func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
 	if err := d.makeFolder(); err != nil {
 		return err
 	}
+	if d.ReadyFile != "" {
+		// Whoever waits for it must not find an earlier run's.
+		if err := os.Remove(d.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return usagef("--ready-file: %w", err)
+		}
+		defer func() { _ = os.Remove(d.ReadyFile) }()
+	}
 	var at endpoints
 	at.HTTP = "http://" + api.Addr().String()
 

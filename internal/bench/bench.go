@@ -6,6 +6,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -30,18 +31,36 @@ const steps = 3
 // each step.
 const commitsInARow = 1 + steps + steps
 
-// Run measures, and prints as it goes.
-func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
-	s, err := start(ctx, cfg.Server)
+// Run measures, and prints as it goes: first with the shop, whose participants
+// have work of their own, then with participants that only answer, which shows
+// what Skald itself costs.
+func Run(ctx context.Context, cfg Config, out io.Writer) error {
+	p := printer{out}
+	p.head("With the shop: inventory, payment and shipping on tables of their own")
+	if err := withSystem(ctx, cfg, func(s *system) error { return s.all(ctx, cfg, p) }); err != nil {
+		return err
+	}
+	p.head("With participants that only answer")
+	return withSystem(ctx, cfg, func(s *system) error {
+		stop, err := s.echo(ctx)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		return s.all(ctx, cfg, p)
+	}, "--no-participants")
+}
+
+// withSystem starts a system for measure, and stops it.
+func withSystem(ctx context.Context, cfg Config, measure func(*system) error, flags ...string) error {
+	s, err := start(ctx, cfg.Server, flags...)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if stopErr := s.stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	p := printer{out}
+	return errors.Join(measure(s), s.stop())
+}
+
+func (s *system) all(ctx context.Context, cfg Config, p printer) error {
 	commit, err := s.sequentialCommits(ctx, 400)
 	if err != nil {
 		return err

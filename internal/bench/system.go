@@ -24,7 +24,7 @@ const skus = 1000
 
 // system is Skald under load.
 type system struct {
-	HTTP, Postgres, Shop string // as in dev's ready file
+	HTTP, NATS, Postgres, Shop string // as in dev's ready file
 
 	client *http.Client
 	cmd    *exec.Cmd
@@ -33,7 +33,7 @@ type system struct {
 }
 
 // start runs `server dev` with a data folder: that makes it durable.
-func start(ctx context.Context, server string) (*system, error) {
+func start(ctx context.Context, server string, flags ...string) (*system, error) {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return nil, err
@@ -43,8 +43,9 @@ func start(ctx context.Context, server string) (*system, error) {
 	}
 	s := &system{dir: dir, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4096}}}
 	ready := filepath.Join(dir, "ready.json")
-	s.cmd = exec.Command(server, "dev", "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0", "--admin-addr", "", //nolint:noctx // it is stopped by hand
-		"--data", filepath.Join(dir, "data"), "--ready-file", ready, "--log-level", "warn")
+	flags = append([]string{"dev", "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0", "--admin-addr", "",
+		"--data", filepath.Join(dir, "data"), "--ready-file", ready, "--log-level", "warn"}, flags...)
+	s.cmd = exec.Command(server, flags...) //nolint:noctx // it is stopped by hand
 	s.cmd.Stderr = os.Stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
 	if err := s.cmd.Start(); err != nil {
