@@ -257,7 +257,9 @@ func (c *Coordinator) committed(rows []*row) {
 			continue
 		}
 		commands = commands || len(r.messages) > 0
-		c.watch.changed(r.id, r.version)
+		c.watch.changed(r.id, r.version, func() (Saga, error) {
+			return view(r.def.Definition, r.state, r.version, r.created, r.updated, 0)
+		})
 		if !r.due.IsZero() {
 			c.pokeTimers(r.due)
 		}

@@ -80,7 +80,9 @@ func TestAwaitSeesWhatOtherServersDo(t *testing.T) {
 	other := f.coordinator(nil)
 	ended := make(chan coordinator.Saga, 1)
 	go func() {
-		got, err := other.Await(t.Context(), s.ID, coordinator.Saga.Ended)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		got, err := other.Await(ctx, s.ID, coordinator.Saga.Ended)
 		if err != nil {
 			t.Error(err)
 		}

@@ -20,14 +20,23 @@ type watchers struct {
 }
 
 type watcher struct {
-	version int64         // the last one seen
-	changed chan struct{} // of capacity 1
+	version int64     // the last one seen
+	news    chan news // of capacity 1: the latest
+}
+
+// news is that a saga has changed; saga is nil if what it is now must be read.
+type news struct {
+	version int64
+	saga    *Saga
 }
 
 // Await returns the saga as soon as done says so. When ctx ends first, it
 // returns the saga as it stands. It returns [ErrNotFound] if there is none.
+//
+// done is asked of every version that this server makes, without reading each
+// of them from the database; what is returned was read.
 func (c *Coordinator) Await(ctx context.Context, id uuid.UUID, done func(Saga) bool) (Saga, error) {
-	w := &watcher{changed: make(chan struct{}, 1)}
+	w := &watcher{news: make(chan news, 1)}
 	c.watch.add(id, w)
 	defer c.watch.remove(id, w)
 	// The answer is read even if ctx ends at once.
@@ -36,20 +45,23 @@ func (c *Coordinator) Await(ctx context.Context, id uuid.UUID, done func(Saga) b
 		defer cancel()
 		return c.Get(readCtx, id)
 	}
-	for {
-		s, err := read()
-		if err != nil || done(s) {
-			return s, err
-		}
+	s, err := read()
+	for err == nil && !done(s) {
 		c.watch.saw(w, s.Version)
 		select {
-		case <-w.changed:
+		case n := <-w.news:
+			if n.saga != nil && !done(*n.saga) {
+				s = *n.saga
+				continue
+			}
+			s, err = read()
 		case <-c.stopped:
-			return s, nil
+			return read()
 		case <-ctx.Done():
 			return read()
 		}
 	}
+	return s, err
 }
 
 func (ws *watchers) add(id uuid.UUID, w *watcher) {
@@ -79,17 +91,30 @@ func (ws *watchers) saw(w *watcher, version int64) {
 	w.version = version
 }
 
-// changed wakes those who have not seen this version.
-func (ws *watchers) changed(id uuid.UUID, version int64) {
+// changed tells those who have not seen this version. make is called if there
+// are any; nil: they read for themselves.
+func (ws *watchers) changed(id uuid.UUID, version int64, make func() (Saga, error)) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	n := news{version: version}
 	for w := range ws.byID[id] {
-		if w.version < version {
-			select {
-			case w.changed <- struct{}{}:
-			default:
+		if w.version >= version {
+			continue
+		}
+		if n.saga == nil && make != nil {
+			if s, err := make(); err == nil {
+				n.saga = &s
 			}
 		}
+		select {
+		case old := <-w.news: // not taken yet: the latest counts
+			if old.version > n.version {
+				w.news <- old
+				continue
+			}
+		default:
+		}
+		w.news <- n // there is room: only we put in, and we hold the lock
 	}
 }
 
@@ -123,7 +148,7 @@ func (c *Coordinator) runWatch(ctx context.Context) error {
 			var id uuid.UUID
 			var version int64
 			_, err = pgx.ForEachRow(rows, []any{&id, &version}, func() error {
-				c.watch.changed(id, version)
+				c.watch.changed(id, version, nil)
 				return nil
 			})
 		}
