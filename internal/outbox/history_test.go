@@ -100,7 +100,7 @@ func change(ctx context.Context, tx pgx.Tx, r *rand.Rand, key string, end error)
 	return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		const q = `
 			WITH a AS (UPDATE aggregate SET version = version + 1 WHERE key = $1 RETURNING version)
-			SELECT outbox_append($1, version::text, '{}', ''), pg_sleep($2) FROM a`
+			SELECT outbox_append($1, version::text, '{}', '12345'), pg_sleep($2) FROM a`
 		if _, err := tx.Exec(ctx, q, key, float64(r.IntN(4))/1000); err != nil {
 			return err
 		}

@@ -39,6 +39,56 @@ func TestAPageIsBoundedInBytes(t *testing.T) {
 	if n := len(relay.broker.offers); n > 9 {
 		t.Errorf("%d pages, want no more than 9", n)
 	}
+	for i := range 3 { // a window of fewer rows than a page may have
+		want = append(want, fmt.Sprint("more", i))
+		execute(t, pool, `SELECT outbox_append('k', $1, '{}', $2)`, fmt.Sprint("more", i), make([]byte, 900))
+	}
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), want...)
+}
+
+// P9: what a relay has found ahead in one window does not count in the next,
+// which another relay has begun and which has rows of lower numbers.
+func TestAListIsOfOneWindowOnly(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Postgres(t)
+	small := limits{rows: 2, bytes: 1000, list: 20}
+	a, b := newStepper(t, pool, small), newStepper(t, pool, small)
+	insert(t, pool, "k", "s.0")
+	insert(t, pool, "k", "s.1")
+	late := begin(t, pool)
+	for _, subject := range numbered("late", 6) {
+		insert(t, late, "late", subject)
+	}
+	for _, subject := range numbered("s", 8)[2:] {
+		insert(t, pool, "k", subject)
+	}
+	a.pass(t)
+	a.pass(t) // it now knows where s.4 to s.7 are
+	for range 2 {
+		b.pass(t) // up to the end of the window
+	}
+	b.pass(t)
+	commit(t, late)
+	b.pass(t) // late.0 and late.1: the next window is open
+	a.drain(t)
+	wantSubjects(t, "the first relay", a.broker.subjects(), "s.0", "s.1", "s.2", "s.3", "late.2", "late.3", "late.4", "late.5")
+	wantSubjects(t, "the second relay", b.broker.subjects(), "s.4", "s.5", "s.6", "s.7", "late.0", "late.1")
+}
+
+// P9: what commits between the snapshot and the reading belongs to the next
+// window, and is published once.
+func TestWhatCommitsWhileTheRelayReadsIsPublishedOnce(t *testing.T) {
+	t.Parallel()
+	url, queries := testkit.DatabaseURL(t), &tracer{}
+	writer := testkit.Pool(t, url)
+	relay := newStepper(t, tracedPool(t, url, queries))
+	tx := begin(t, writer)
+	insert(t, tx, "k", "meanwhile")
+	insert(t, writer, "k", "before")
+	queries.before(firstPage, func() { commit(t, tx) })
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), "before", "meanwhile")
 }
 
 // P9, P12: a window of many pages, with rows of transactions that were open
@@ -71,6 +121,8 @@ func TestALongWindowIsReadInPages(t *testing.T) {
 			insert(t, unfinished, "unfinished", "unfinished")
 
 			queries.reset()
+			relay.pass(t)
+			commit(t, unfinished) // too late for the window that has begun
 			for relay.pass(t) > 0 {
 				insert(t, pool, "more", "more") // of later windows
 				if restart {
@@ -81,21 +133,18 @@ func TestALongWindowIsReadInPages(t *testing.T) {
 					break
 				}
 			}
+			if len(b.subjects()) < 51 {
+				t.Fatalf("only %q were published", b.subjects())
+			}
 			wantSubjects(t, "the window", b.subjects()[1:51], want...)
 			if n := queries.count(func(sql string) bool { return sql == listWindow }); !restart && n > 6 {
 				t.Errorf("the window was searched %d times for 17 pages", n)
 			}
 			relay.drain(t)
-			got := b.subjects()[51:]
-			if len(got) == 0 || strings.Trim(strings.Join(got, ""), "more") != "" {
-				t.Errorf("after the window: got %q, want only more", got)
-			}
-			commit(t, unfinished)
-			relay.drain(t)
-			if got := b.subjects(); got[len(got)-1] != "unfinished" {
-				t.Errorf("last: got %q, want %q", got[len(got)-1], "unfinished")
-			}
 			all := b.subjects()
+			if got := all[51:]; got[0] != "unfinished" || strings.Trim(strings.Join(got[1:], ""), "more") != "" {
+				t.Errorf("after the window: got %q", got)
+			}
 			if n := ask[int](t, pool, `SELECT count(*) FROM outbox`); n != len(all) {
 				t.Errorf("%d rows were published %d times", n, len(all))
 			}
@@ -164,14 +213,24 @@ func TestTheRelayWorksInEveryModeOfTheDriver(t *testing.T) {
 
 // tracer remembers the statements of a pool.
 type tracer struct {
-	mu   sync.Mutex
-	sqls []string
+	mu    sync.Mutex
+	sqls  []string
+	hooks map[string]func()
+}
+
+// before calls f, once, when the statement is about to be sent.
+func (q *tracer) before(sql string, f func()) {
+	q.hooks = map[string]func(){sql: f}
 }
 
 func (q *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.sqls = append(q.sqls, data.SQL)
+	if f := q.hooks[data.SQL]; f != nil {
+		delete(q.hooks, data.SQL)
+		f()
+	}
 	return ctx
 }
 

@@ -3,11 +3,13 @@ package outbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/internal/testkit"
 )
@@ -132,47 +134,68 @@ func TestTwoRelaysCannotMoveThePositionPastWhatIsUnpublished(t *testing.T) {
 		"the one that did less comes first":         {slow: 2, fast: 6, want: numbered("s", 6)[2:]},
 		"the one that did more comes first":         {slow: 6, fast: 2, want: nil},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			pool := testkit.Postgres(t)
-			for _, subject := range numbered("s", 6) {
-				insert(t, pool, "k", subject)
-			}
-			slow, fast := newStepper(t, pool), newStepper(t, pool)
-			slowPage, err := slow.next(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			fastPage, err := fast.next(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			settle := func(s *stepper, p page, n int, want error) {
-				t.Helper()
-				if err := s.settle(t.Context(), p, n, nil); !errors.Is(err, want) {
-					t.Fatalf("got %v, want %v", err, want)
+		for _, open := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, with an open window: %t", name, open), func(t *testing.T) {
+				t.Parallel()
+				pool := testkit.Postgres(t)
+				insert(t, pool, "k", "first")
+				for _, subject := range numbered("s", 6) {
+					insert(t, pool, "k", subject)
 				}
-			}
-			if c.fastSettlesFirst {
-				settle(fast, fastPage, c.fast, nil)
-				settle(slow, slowPage, c.slow, errMoved)
-			} else {
-				settle(slow, slowPage, c.slow, nil)
-				settle(fast, fastPage, c.fast, errMoved)
-			}
-			third := newStepper(t, pool)
-			third.drain(t)
-			wantSubjects(t, "a third relay", third.broker.subjects(), c.want...)
-			for _, s := range []*stepper{slow, fast} { // they find their way back
-				s.drain(t)
-				wantSubjects(t, "when all was published", s.broker.subjects())
-			}
-			insert(t, pool, "k", "more")
-			slow.drain(t)
-			fast.drain(t)
-			wantSubjects(t, "the first to look", slow.broker.subjects(), "more")
-			wantSubjects(t, "the second", fast.broker.subjects())
-		})
+				takeFirst(t, pool, open)
+				slow, fast := newStepper(t, pool), newStepper(t, pool)
+				steps := []struct {
+					relay *stepper
+					done  int
+					page  page
+				}{{relay: slow, done: c.slow}, {relay: fast, done: c.fast}}
+				for i, s := range steps {
+					p, err := s.relay.next(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					steps[i].page = p
+				}
+				if c.fastSettlesFirst {
+					slices.Reverse(steps)
+				}
+				for i, want := range []error{nil, errMoved} {
+					if err := steps[i].relay.settle(t.Context(), steps[i].page, steps[i].done, nil); !errors.Is(err, want) {
+						t.Fatalf("settle %d: got %v, want %v", i, err, want)
+					}
+				}
+				third := newStepper(t, pool)
+				third.drain(t)
+				wantSubjects(t, "a third relay", third.broker.subjects(), c.want...)
+				for _, s := range []*stepper{slow, fast} { // they find their way back
+					s.drain(t)
+					wantSubjects(t, "when all was published", s.broker.subjects())
+				}
+				insert(t, pool, "k", "more")
+				slow.drain(t)
+				fast.drain(t)
+				wantSubjects(t, "the first to look", slow.broker.subjects(), "more")
+				wantSubjects(t, "the second", fast.broker.subjects())
+			})
+		}
+	}
+}
+
+// takeFirst publishes the first row: in a window of its own, or in one that
+// stays open behind it.
+func takeFirst(t *testing.T, pool *pgxpool.Pool, open bool) {
+	t.Helper()
+	s := newStepper(t, pool)
+	p, err := s.next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.settle(t.Context(), p, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !open { // as if the others had come later
+		execute(t, pool, `UPDATE outbox_lane SET snap_to = NULL, pos = 0`)
+		execute(t, pool, `DELETE FROM outbox WHERE subject = 'first'`)
 	}
 }
 
