@@ -149,6 +149,25 @@ func TestABodyThatCannotBeUnderstoodIsRefused(t *testing.T) {
 	}
 }
 
+// What is nested too deep for a database, or for a reader, must not get into a
+// saga's state. Brackets in texts are not nesting.
+func TestABodyMayBeNestedOnlySoDeep(t *testing.T) {
+	t.Parallel()
+	nested := func(n int) string { return strings.Repeat(`{"a":[`, n/2) + strings.Repeat("]}", n/2) }
+	h := wire.Reply{EffectID: effect(wire.Action, 1), Outcome: wire.Succeeded}.Header()
+	for body, fits := range map[string]bool{
+		nested(wire.MaxDepth):                      true,
+		nested(wire.MaxDepth + 2):                  false,
+		strings.Repeat(`[`, 1_000_000):             false,
+		`["` + strings.Repeat(`[{\"`, 1000) + `"]`: true,
+		`[` + strings.Repeat(`[],`, 1000) + `[]]`:  true,
+	} {
+		if _, err := wire.DecodeReply(h, []byte(body)); (err == nil) != fits {
+			t.Errorf("%.20s…: %v", body, err)
+		}
+	}
+}
+
 // A participant that asks for a century does not stop a saga for one.
 func TestWishesAreShortenedToADay(t *testing.T) {
 	t.Parallel()
