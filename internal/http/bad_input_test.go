@@ -29,7 +29,7 @@ type badInput struct {
 // left out.
 func orderWith(member, value string) string {
 	members := map[string]string{
-		"customer_id": `"c-42"`, "currency": `"EUR"`, "payment_method": `"pm_ok"`,
+		"customer_id": `"` + secret + `"`, "currency": `"EUR"`, "payment_method": `"pm_ok"`,
 		"items": `[{"sku": "book", "quantity": 2, "unit_price": "12.5"}]`,
 	}
 	members[member] = value

@@ -130,7 +130,7 @@ func TestCancellingUndoesAnOrderOnce(t *testing.T) {
 	}
 	history := decode[api.History](t, s.do("GET", *o.Links.History, ""), stdhttp.StatusOK).Items
 	asked := slices.IndexFunc(history, func(e api.HistoryEvent) bool { return e.Type == "cancel-requested" })
-	if asked < 0 || *history[asked].Reason != "changed my mind" || *history[asked].Actor != "anonymous" {
+	if asked < 0 || history[asked].Reason == nil || *history[asked].Reason != "changed my mind" || *history[asked].Actor != "anonymous" {
 		t.Errorf("history is %+v, want the request with its reason and actor", history)
 	}
 	if n := len(slices.DeleteFunc(history, func(e api.HistoryEvent) bool { return e.Type != "cancel-requested" })); n != 1 {

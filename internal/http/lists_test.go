@@ -76,6 +76,7 @@ func TestListsAreFiltered(t *testing.T) {
 		"/v1/orders":                                    {cancelled, confirmed, pending},
 		"/v1/orders?status=pending":                     {pending},
 		"/v1/orders?status=confirmed":                   {confirmed},
+		"/v1/orders?status=cancelled":                   {cancelled},
 		"/v1/orders?status=cancelled,confirmed":         {cancelled, confirmed},
 		"/v1/orders?status=needs_attention":             {},
 		"/v1/orders?customer_id=c-1":                    {confirmed, pending},
