@@ -54,6 +54,7 @@ func TestAMistakeInTheProgramPanicsAtItsStart(t *testing.T) {
 		"a name that is no token":    {new(pgxpool.Pool), func(p *participant.Participant) { p.Stateless("a.b", far) }},
 		"no handler":                 {new(pgxpool.Pool), func(p *participant.Participant) { p.Step("a", "b", participant.Handlers{Undo: do}) }},
 		"no external handler":        {new(pgxpool.Pool), func(p *participant.Participant) { p.External("a", "", participant.External{}) }},
+		"no bulk handler":            {new(pgxpool.Pool), func(p *participant.Participant) { p.Bulk("a", "", participant.Bulk{}) }},
 		"no stateless handler":       {nil, func(p *participant.Participant) { p.Stateless("a", nil) }},
 		"an inbox without a pool":    {nil, func(p *participant.Participant) { p.Step("a", "b", step) }},
 		"a far inbox without a pool": {nil, func(p *participant.Participant) { p.External("a", "", participant.External{Do: far}) }},

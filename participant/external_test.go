@@ -3,6 +3,7 @@ package participant_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -89,6 +90,24 @@ func TestAnExternalActionIsAskedAgainAfterATransientError(t *testing.T) {
 	want(t, "second", text(w.send(s.action())), "succeeded 2")
 	want(t, "third", text(w.send(s.action())), "succeeded 2")
 	want(t, "calls", n.do.Load(), 2)
+}
+
+// P5: in one process the target is not asked twice at the same time.
+func TestAnExternalDuplicateDuringTheWorkIsAnsweredInProgress(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	entered, leave := make(chan bool, 8), make(chan bool)
+	n, _ := w.elsewhere(participant.Config{}, func(context.Context, int32) error { entered <- true; <-leave; return nil }, nil)
+	s := w.step()
+	c := s.action()
+	first := w.post(c)
+	<-entered
+	release := sync.OnceFunc(func() { close(leave) })
+	t.Cleanup(release)
+	want(t, "reply to the duplicate", text(w.send(s.action())), "in_progress")
+	want(t, "calls", n.do.Load(), 1)
+	release()
+	want(t, "reply to the first", text(w.await(c, first)), "succeeded 1")
 }
 
 // P5: a process that ends between the start and the result leaves an effect

@@ -29,7 +29,7 @@ func (p *Participant) execute(ctx context.Context, c wire.Command) (reply wire.R
 		if v := recover(); v != nil {
 			p.metrics.panics.Inc()
 			p.cfg.Log.ErrorContext(ctx, "handler panicked", "saga_id", c.Saga, "effect_id", c.EffectID.String(), "panic", v, "stack", string(debug.Stack()))
-			reply = transient(c, "panic", errors.New("the handler panicked"))
+			reply = notDone(c, errPanic)
 		}
 	}()
 	return op.run(ctx, c)

@@ -150,15 +150,23 @@ func (p *Participant) inTx(ctx context.Context, c wire.Command, fn func(inbox) (
 		reply, err = fn(inbox{tx: tx, service: p.cfg.Service})
 		return err
 	})
+	if err != nil {
+		return notDone(c, err)
+	}
+	return reply
+}
+
+// notDone is the reply to a command whose transaction was rolled back.
+func notDone(c wire.Command, err error) wire.Reply {
 	switch {
 	case errors.Is(err, errBusy):
 		return wire.Reply{EffectID: c.EffectID, Attempt: c.Attempt, Outcome: wire.InProgress}
 	case errors.Is(err, errExpired):
 		return transient(c, CodeExpired, err)
-	case err != nil:
-		return transient(c, "transient", err)
+	case errors.Is(err, errPanic):
+		return transient(c, "panic", err)
 	}
-	return reply
+	return transient(c, "transient", err)
 }
 
 var errExpired = errors.New("the command came too late")

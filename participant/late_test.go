@@ -29,6 +29,11 @@ func TestACommandThatComesTooLateIsNotExecuted(t *testing.T) {
 			n, _ := w.elsewhere(participant.Config{InboxRetention: time.Hour}, nil, nil)
 			return n
 		},
+		"a bulk step": func(w *world) *calls {
+			m := &many{}
+			w.run(participant.Config{InboxRetention: time.Hour}, m.register)
+			return &m.calls
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

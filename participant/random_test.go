@@ -18,8 +18,8 @@ import (
 )
 
 // chaos is a service whose handlers fail at random, before or after their
-// effect. It has two steps: one in its database, one at a target elsewhere
-// that is idempotent by key, as External asks for.
+// effect. It has three steps: one in its database, the same in bulk, and one
+// at a target elsewhere that is idempotent by key, as External asks for.
 type chaos struct {
 	*world
 	mu   sync.Mutex
@@ -52,6 +52,7 @@ func (x *chaos) misfortune() error {
 
 func (x *chaos) register(p *participant.Participant) {
 	p.Step("do", "undo", participant.Handlers{Do: x.do, Undo: x.undo})
+	p.Bulk("do-bulk", "undo-bulk", participant.Bulk{Do: x.doBulk, Undo: x.undo})
 	p.External("do-far", "undo-far", participant.External{Do: x.doFar, Undo: x.undoFar})
 }
 
@@ -67,6 +68,25 @@ func (x *chaos) do(ctx context.Context, tx pgx.Tx, c participant.Command) (any, 
 		return nil, err
 	}
 	return uuid.NewString(), nil
+}
+
+func (x *chaos) doBulk(ctx context.Context, tx pgx.Tx, cs []participant.Command) ([]participant.Result, error) {
+	results := make([]participant.Result, len(cs))
+	for i, c := range cs {
+		switch x.n(6) {
+		case 0:
+			results[i].Err = participant.Refuse("no", "no")
+			continue
+		case 1:
+			results[i].Err = errors.New("misfortune")
+			continue
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO effects VALUES ($1, 'do')`, c.EffectID); err != nil {
+			return nil, err
+		}
+		results[i].Value = uuid.NewString()
+	}
+	return results, x.misfortune()
 }
 
 func (x *chaos) undo(ctx context.Context, tx pgx.Tx, c participant.Command) (any, error) {
@@ -103,7 +123,7 @@ func (x *chaos) undoFar(ctx context.Context, c participant.Command) (any, error)
 // trial is one step and what the engine has heard of it.
 type trial struct {
 	step
-	far         bool
+	kind        string          // suffix of its operations
 	said        map[string]bool // definitive replies to the action
 	compensated bool
 }
@@ -133,9 +153,8 @@ func (x *chaos) share(id, to string) {
 // time, repeats the compensation until it has worked, and late duplicates of
 // the action go on arriving.
 func (tr *trial) play(x *chaos) error {
-	suffix := map[bool]string{true: "-far"}[tr.far]
 	at := func(operation string) func(*wire.Command) {
-		return func(c *wire.Command) { c.Subject = wire.CommandSubject("skald", service, operation+suffix) }
+		return func(c *wire.Command) { c.Subject = wire.CommandSubject("skald", service, operation+tr.kind) }
 	}
 	answered := false
 	for range 1 + x.n(4) { // attempts, some of them not waited for
@@ -195,10 +214,10 @@ func TestEveryEffectHappensOnceWhateverIsDelivered(t *testing.T) {
 	for range 2 { // processes
 		w.run(quiet, x.register)
 	}
-	trials := make([]*trial, 120)
+	trials := make([]*trial, 150)
 	var engines sync.WaitGroup
 	for i := range trials {
-		tr := &trial{step: w.step(), far: i%2 == 0, said: map[string]bool{}}
+		tr := &trial{step: w.step(), kind: []string{"", "-bulk", "-far"}[i%3], said: map[string]bool{}}
 		trials[i] = tr
 		engines.Go(func() {
 			if err := tr.play(x); err != nil {
@@ -210,7 +229,7 @@ func TestEveryEffectHappensOnceWhateverIsDelivered(t *testing.T) {
 	w.awaitAcknowledged()
 	for _, tr := range trials {
 		if err := tr.verdict(x); err != nil {
-			t.Errorf("far %v, compensated %v, said %v, handlers %v: %v", tr.far, tr.compensated, tr.said, x.log[tr.id(wire.Action).String()], err)
+			t.Errorf("step do%s, compensated %v, said %v, handlers %v: %v", tr.kind, tr.compensated, tr.said, x.log[tr.id(wire.Action).String()], err)
 		}
 	}
 }
@@ -219,7 +238,7 @@ func TestEveryEffectHappensOnceWhateverIsDelivered(t *testing.T) {
 func (tr *trial) verdict(x *chaos) error {
 	effect := tr.id(wire.Action).String()
 	calls := x.log[effect]
-	if !tr.far {
+	if tr.kind != "-far" {
 		return tr.verdictNear(tr.rows())
 	}
 	var state string

@@ -1,8 +1,8 @@
 // Package shop is the order saga's participants: inventory, payment and
 // shipping, on tables of their own in one Postgres database.
 //
-// It shows how a participant is written. Inventory and shipping have their
-// effects in the database, so the SDK's inbox makes them happen exactly once.
+// It shows how a participant is written. Shipping and inventory (in bulk) have
+// their effects in the database: the SDK's inbox makes them happen exactly once.
 // Payment's effects are at a gateway outside (a simulated one, see
 // [PaymentMethods]), which is given the effect id as its idempotency key.
 package shop
