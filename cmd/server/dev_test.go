@@ -187,12 +187,12 @@ func TestDevTakesOrdersToTheirEnd(t *testing.T) {
 // Postgres runs as, can reach.
 func enterable(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "dev-test-")
+	dir, err := os.MkdirTemp("", "dev-test-") //nolint:usetesting // the test's own folder is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -36,11 +36,11 @@ const commitsInARow = 1 + steps + steps
 // what Skald itself costs.
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	p := printer{out}
-	p.head("With the shop: inventory, payment and shipping on tables of their own")
+	p.headf("With the shop: inventory, payment and shipping on tables of their own")
 	if err := withSystem(ctx, cfg, func(s *system) error { return s.all(ctx, cfg, p) }); err != nil {
 		return err
 	}
-	p.head("With participants that only answer")
+	p.headf("With participants that only answer")
 	return withSystem(ctx, cfg, func(s *system) error {
 		stop, err := s.echo(ctx)
 		if err != nil {
@@ -67,7 +67,7 @@ func (s *system) all(ctx context.Context, cfg Config, p printer) error {
 	}
 	p.line("one durable commit after another, median", ms(commit))
 
-	p.head("Latency at %d orders a second, for %s", cfg.Rate, cfg.For)
+	p.headf("Latency at %d orders a second, for %s", cfg.Rate, cfg.For)
 	lat, failed, err := s.atRate(ctx, cfg.Rate, cfg.For)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (s *system) all(ctx context.Context, cfg Config, p printer) error {
 
 // saturation keeps clients busy: each places an order and waits for its end.
 func (s *system) saturation(ctx context.Context, cfg Config, p printer, commit time.Duration) error {
-	p.head("Saturation: %d clients, each with one order at a time, for %s", cfg.Clients, cfg.For)
+	p.headf("Saturation: %d clients, each with one order at a time, for %s", cfg.Clients, cfg.For)
 	warm, cancel := context.WithTimeout(ctx, cfg.For/4)
 	s.closedLoop(warm, cfg.Clients)
 	cancel()
@@ -117,7 +117,7 @@ func (s *system) saturation(ctx context.Context, cfg Config, p printer, commit t
 
 // idle measures what Skald costs when nothing happens.
 func (s *system) idle(ctx context.Context, d time.Duration, p printer) error {
-	p.head("Idle, for %s", d)
+	p.headf("Idle, for %s", d)
 	if err := wait(ctx, 5*time.Second); err != nil { // the pools settle
 		return err
 	}
@@ -171,7 +171,7 @@ func wait(ctx context.Context, d time.Duration) error {
 
 type printer struct{ out io.Writer }
 
-func (p printer) head(format string, args ...any) {
+func (p printer) headf(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.out, "\n"+format+"\n", args...)
 }
 

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -27,7 +26,7 @@ func (s *system) echo(ctx context.Context) (stop func(), err error) {
 	} {
 		p, newErr := participant.New(participant.Config{Service: service, NATS: nc})
 		if newErr != nil {
-			err = errors.Join(err, newErr)
+			err = newErr
 			break
 		}
 		for name, answer := range answers {

@@ -189,7 +189,7 @@ func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
 	r.state, r.updated = d.Next, now
 	r.history = append(r.history, transition{version: r.version, at: now, entries: entries})
 	for _, cmd := range d.Commands {
-		m, err := c.message(r.id, cmd, now)
+		m, err := c.message(r.id, cmd)
 		if err != nil {
 			return err
 		}

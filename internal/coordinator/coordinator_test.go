@@ -192,17 +192,6 @@ func (f *fixture) count(sql string, args ...any) int {
 	return n
 }
 
-// awaitStatus waits until a saga has a status.
-func (f *fixture) awaitStatus(id uuid.UUID, want saga.Status) coordinator.Saga {
-	f.t.Helper()
-	var s coordinator.Saga
-	testkit.Eventually(f.t, "the saga is "+string(want), 20*time.Second, func() (bool, string) {
-		s = f.get(id)
-		return s.Status == want, string(s.Status)
-	})
-	return s
-}
-
 // verifyHistory checks P7 for every saga of the database.
 func (f *fixture) verifyHistory() {
 	f.t.Helper()

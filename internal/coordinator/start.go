@@ -208,7 +208,7 @@ func (c *Coordinator) writeStarts(ctx context.Context, jobs []*startJob) (_ []st
 	b := &pgx.Batch{}
 	b.Queue(begin)
 	if owners, keyed := keyOwners(jobs); keyed {
-		if err := claimKeys(ctx, conn, b, jobs, owners, c.now()); err != nil {
+		if err := claimKeys(ctx, conn, b, owners, c.now()); err != nil {
 			return nil, err
 		}
 		if err := readLosers(ctx, conn, jobs, owners, results); err != nil {
@@ -260,7 +260,7 @@ func keyOwners(jobs []*startJob) (owners map[keyOf]owner, keyed bool) {
 // claimKeys inserts the keys in sorted order, so that two servers with the
 // same keys wait for each other instead of deadlocking. Keys that others hold
 // are marked by a nil saga id.
-func claimKeys(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, jobs []*startJob, owners map[keyOf]owner, now time.Time) error {
+func claimKeys(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, owners map[keyOf]owner, now time.Time) error {
 	const insert = `
 		INSERT INTO idempotency_key (principal, route, key, fingerprint, saga_id, created_at)
 		SELECT u.*, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::uuid[]) AS u

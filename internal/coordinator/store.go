@@ -158,7 +158,7 @@ func printable(s string) string {
 }
 
 // message is the outbox row of a command.
-func (c *Coordinator) message(sagaID uuid.UUID, cmd saga.Command, now time.Time) (outbox.Message, error) {
+func (c *Coordinator) message(sagaID uuid.UUID, cmd saga.Command) (outbox.Message, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return outbox.Message{}, fmt.Errorf("make message id: %w", err)

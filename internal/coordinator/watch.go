@@ -91,9 +91,9 @@ func (ws *watchers) saw(w *watcher, version int64) {
 	w.version = version
 }
 
-// changed tells those who have not seen this version. make is called if there
+// changed tells those who have not seen this version. view is called if there
 // are any; nil: they read for themselves.
-func (ws *watchers) changed(id uuid.UUID, version int64, make func() (Saga, error)) {
+func (ws *watchers) changed(id uuid.UUID, version int64, view func() (Saga, error)) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	n := news{version: version}
@@ -101,8 +101,8 @@ func (ws *watchers) changed(id uuid.UUID, version int64, make func() (Saga, erro
 		if w.version >= version {
 			continue
 		}
-		if n.saga == nil && make != nil {
-			if s, err := make(); err == nil {
+		if n.saga == nil && view != nil {
+			if s, err := view(); err == nil {
 				n.saga = &s
 			}
 		}

@@ -63,7 +63,7 @@ func (s *server) recoverPanics(m *metrics) func(stdhttp.Handler) stdhttp.Handler
 				v := recover()
 				switch {
 				case v == nil:
-				case v == stdhttp.ErrAbortHandler:
+				case v == stdhttp.ErrAbortHandler: //nolint:errorlint // it is panicked with as it is
 					panic(v)
 				default:
 					m.panics.Inc()

@@ -47,7 +47,7 @@ func (s *server) validate() func(stdhttp.Handler) stdhttp.Handler {
 func (f *failure) collect(where string, err error) {
 	var schema *openapi3.SchemaError
 	var parse *openapi3filter.ParseError
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it is taken apart level by level
 	case openapi3.MultiError:
 		for _, each := range e {
 			f.collect(where, each)
@@ -166,7 +166,7 @@ func expectedType(s *openapi3.Schema) string {
 // badParameter is for parameters that the validator let through and that still
 // cannot be bound.
 func (s *server) badParameter(w stdhttp.ResponseWriter, r *stdhttp.Request, err error) {
-	name := ""
+	var name string
 	var format *api.InvalidParamFormatError
 	var many *api.TooManyValuesForParamError
 	switch {

@@ -18,9 +18,7 @@ func TestARowThatCommitsLateIsPublished(t *testing.T) {
 	var cursor int64
 	var byCursor []string
 	readByCursor := func() {
-		for _, subject := range askAll[string](t, pool, `SELECT subject FROM outbox WHERE seq > $1 ORDER BY seq`, cursor) {
-			byCursor = append(byCursor, subject)
-		}
+		byCursor = append(byCursor, askAll[string](t, pool, `SELECT subject FROM outbox WHERE seq > $1 ORDER BY seq`, cursor)...)
 		cursor = ask[int64](t, pool, `SELECT coalesce(max(seq), 0) FROM outbox`)
 	}
 

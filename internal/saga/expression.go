@@ -185,7 +185,7 @@ func appendJSON(b []byte, v ref.Val) ([]byte, error) {
 		return appendMap(b, v)
 	case traits.Lister:
 		b = append(b, '[')
-		n := int64(v.Size().(types.Int))
+		n := int64(v.Size().(types.Int)) //nolint:errcheck,forcetypeassert // a list's size is an int
 		for i := range n {
 			if i > 0 {
 				b = append(b, ',')

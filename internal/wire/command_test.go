@@ -132,7 +132,7 @@ var plain = regexp.MustCompile(`^[a-zA-Z0-9.-]*$`)
 
 func FuzzDecodeCommand(f *testing.F) {
 	for _, c := range []wire.Command{actionCommand(), compensationCommand()} {
-		f.Add(c.AppendHeaders(nil), []byte(c.Payload))
+		f.Add(c.AppendHeaders(nil), c.Payload)
 	}
 	f.Add([]byte(`{"ce-effectid":"","ce-replyto":"x"}`), []byte(nil))
 	f.Fuzz(func(t *testing.T, headers, payload []byte) {
