@@ -45,7 +45,11 @@ func (m *metrics) observe(c *contract) func(stdhttp.Handler) stdhttp.Handler {
 			if operation == "" {
 				operation = "none"
 			}
-			m.duration.WithLabelValues(operation, strconv.Itoa(status/100)+"xx").Observe(time.Since(begin).Seconds())
+			class := strconv.Itoa(status/100) + "xx"
+			if r.Context().Err() != nil {
+				class = "gone" // the client left before the answer: nobody's failure
+			}
+			m.duration.WithLabelValues(operation, class).Observe(time.Since(begin).Seconds())
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	stdhttp "net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,6 +186,10 @@ func TestAClientThatGoesAwayDoesNotUndoItsOrder(t *testing.T) {
 	if err := <-left; err == nil {
 		t.Error("the client had an answer before it left")
 	}
+	testkit.Eventually(t, "the request is counted as left, not as failed", 30*time.Second, func() (bool, string) {
+		text := string(s.do("GET", "/metrics", "").body)
+		return strings.Contains(text, `http_request_duration_seconds_count{class="gone",operation="startOrder"} 1`), text
+	})
 	s.confirm(id)
 	if o := decode[api.Order](t, s.do("GET", "/v1/orders/"+id.String(), ""), stdhttp.StatusOK); o.Status != api.OrderStatusConfirmed {
 		t.Errorf("order is %s, want confirmed", o.Status)
