@@ -59,7 +59,7 @@ type group struct {
 }
 
 type job struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // its caller's, who waits for the reply
 	c     wire.Command
 	reply chan wire.Reply
 }
@@ -72,7 +72,7 @@ func (g *group) run(ctx context.Context, c wire.Command) wire.Reply {
 	g.waiting = append(g.waiting, j)
 	if !g.leading {
 		g.leading = true
-		go g.lead()
+		go g.lead() //nolint:contextcheck // it serves more than this caller
 	}
 	g.mu.Unlock()
 	return <-j.reply

@@ -55,9 +55,10 @@ var table = map[string]may{
 	"internal/embedded":  {others: []string{natsGo, natsServer, pgx}},
 	"internal/telemetry": {others: []string{prometheus}},
 	"internal/testkit":   {std: anyStd, ours: []string{"internal/embedded", "migrations"}, others: []string{pgx}},
-	// The load generator drives the real program from outside, and reads what it
-	// used from /proc.
-	"internal/bench":    {others: []string{pgx, procfs}},
+	// The load generator drives the real program from outside, answers its
+	// commands where the shop is not what is measured, and reads from /proc what
+	// the programs used.
+	"internal/bench":    {ours: []string{"participant"}, others: []string{errgroup, natsGo, pgx, procfs}},
 	"internal/archtest": {},
 	"internal/e2e":      {},
 	"deploy":            {},
