@@ -183,6 +183,11 @@ func TestStoppingFinishesWhatHasBegunAndGivesBackTheRest(t *testing.T) {
 		n := quick.do.Load()
 		return n == 10, fmt.Sprint(n, " of 10")
 	})
+	select {
+	case <-stopped:
+		t.Error("Run returned while handlers were at work")
+	default:
+	}
 	close(leave)
 	<-stopped
 	for i, c := range commands {
@@ -191,6 +196,7 @@ func TestStoppingFinishesWhatHasBegunAndGivesBackTheRest(t *testing.T) {
 		}
 	}
 	want(t, "done by the first", slow.do.Load(), 2)
+	want(t, "done by the other", quick.do.Load(), 10)
 	w.awaitAcknowledged()
 }
 
