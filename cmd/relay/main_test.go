@@ -174,6 +174,27 @@ func TestAStopIsBounded(t *testing.T) {
 	}
 }
 
+// When the client has given up its connection, which it does after an error that
+// it cannot make sense of, only a new process helps: it must not stay and do
+// nothing.
+func TestAConnectionThatIsGivenUpEndsTheRelay(t *testing.T) {
+	t.Parallel()
+	p := start(t, testkit.DatabaseURL(t), fakeNATS(t, 1, "-ERR 'Something Else'"))
+	if code := p.wait(t); code != 1 {
+		t.Errorf("exit status %d, want 1", code)
+	}
+	if lines := p.stderr.plain(); len(lines) != 1 || !strings.Contains(lines[0], "closed for good") || !strings.Contains(lines[0], "Something Else") {
+		t.Errorf("it wrote %q", lines)
+	}
+}
+
+// Credentials that are refused, also twice in a row, may be accepted later.
+func TestTheRelayOutlastsRefusedCredentials(t *testing.T) {
+	t.Parallel()
+	p := start(t, testkit.DatabaseURL(t), fakeNATS(t, 4, "-ERR 'Authorization Violation'"))
+	awaitReady(t, p.admin(t), 200, map[string]string{"nats": "ok"})
+}
+
 // A database without an outbox is a mistake, which waiting does not mend.
 func TestADatabaseWithoutAnOutboxIsRefused(t *testing.T) {
 	t.Parallel()

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -217,5 +219,45 @@ func awaitIDs(t testing.TB, s jetstream.Stream, want ...string) {
 	}
 	if len(times) != len(want) {
 		t.Errorf("%d messages are there, want %d", len(times), len(want))
+	}
+}
+
+// fakeNATS takes connections and answers pings. The first few connections it
+// ends with an error, the very first one after it was established.
+func fakeNATS(t testing.TB, bad int, complaint string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for n := 0; ; n++ {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serveNATS(conn, n > 0 && n < bad, n == 0, complaint)
+		}
+	}()
+	return "nats://" + ln.Addr().String()
+}
+
+func serveNATS(conn net.Conn, refuse, complain bool, complaint string) {
+	defer func() { _ = conn.Close() }()
+	fmt.Fprintf(conn, "INFO {\"server_id\":\"fake\",\"version\":\"2.15.0\",\"max_payload\":1048576,\"headers\":true}\r\n")
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if lines.Text() != "PING" {
+			continue
+		}
+		if refuse {
+			fmt.Fprintf(conn, "%s\r\n", complaint)
+			return
+		}
+		fmt.Fprintf(conn, "PONG\r\n")
+		if complain {
+			fmt.Fprintf(conn, "%s\r\n", complaint)
+			return
+		}
 	}
 }

@@ -35,12 +35,13 @@ func (c *runCmd) Run(ctx context.Context, out streams) error {
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	nc, err := bus.Connect(c.NATSURL, "skald-relay", log)
+	closed := make(chan struct{})
+	nc, err := bus.Connect(c.NATSURL, "skald-relay", log, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		pool.Close()
-		return usagef("--nats-url: not a NATS URL")
+		return usagef("--nats-url: %w", err)
 	}
-	p := &program{pool: pool, nc: nc, log: log, prefix: c.Prefix, admin: ln}
+	p := &program{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, admin: ln}
 	return p.run(ctx, c.DrainTimeout)
 }
 
@@ -48,6 +49,7 @@ func (c *runCmd) Run(ctx context.Context, out streams) error {
 type program struct {
 	pool   *pgxpool.Pool
 	nc     *nats.Conn
+	closed <-chan struct{} // closed when nc is, for good
 	log    *slog.Logger
 	prefix string
 	admin  net.Listener // may be nil
@@ -81,6 +83,9 @@ func (p *program) run(ctx context.Context, drain time.Duration) error {
 		finished = true
 	case err = <-served:
 		err = fmt.Errorf("serve health and metrics: %w", err)
+	case <-p.closed:
+		// Client and server do not understand each other; a new process begins anew.
+		err = fmt.Errorf("the connection to NATS was closed for good: %v", p.nc.LastError())
 	}
 	stop()
 	health.Drain()

@@ -25,6 +25,7 @@ func Connect(url, name string, log *slog.Logger, more ...nats.Option) (*nats.Con
 		nats.ReconnectWait(100 * time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
 		nats.ReconnectBufSize(-1),
+		nats.IgnoreAuthErrorAbort(), // credentials may be mended while we wait
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("connected to NATS") }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil: we closed it

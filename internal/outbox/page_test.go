@@ -109,16 +109,19 @@ func TestALongWindowIsReadInPages(t *testing.T) {
 			insert(t, open, "open", "s.0")
 			insert(t, pool, "k", "begins")
 			relay.drain(t) // the next window begins while the transaction is open
+			unfinished := begin(t, pool)
+			ask[string](t, unfinished, `SELECT pg_current_xact_id()::text`)
 			want := numbered("s", 50)
 			for i, subject := range want[1:40] {
 				insert(t, pool, fmt.Sprint(i%5), subject)
+				if i == 20 {
+					insert(t, unfinished, "unfinished", "unfinished")
+				}
 			}
 			for _, subject := range want[40:] {
 				insert(t, open, "open", subject)
 			}
 			commit(t, open)
-			unfinished := begin(t, pool)
-			insert(t, unfinished, "unfinished", "unfinished")
 
 			queries.reset()
 			relay.pass(t)
