@@ -118,7 +118,8 @@ func (s *system) saturation(ctx context.Context, cfg Config, p printer, commit t
 // idle measures what Skald costs when nothing happens.
 func (s *system) idle(ctx context.Context, d time.Duration, p printer) error {
 	p.headf("Idle, for %s", d)
-	if err := wait(ctx, 5*time.Second); err != nil { // the pools settle
+	// Postgres counts what a connection did when that has been idle for 10 s.
+	if err := wait(ctx, 15*time.Second); err != nil {
 		return err
 	}
 	before, err := s.measure(ctx)
