@@ -232,7 +232,8 @@ func TestNothingIsSentBehindOurBack(t *testing.T) {
 	js := jetStream(t, connect(t, server.URL()))
 	createStream(t, js, "S", "s.>", nil)
 	server.Halt()
-	p, err := NewPublisher(connect(t, server.URL())) // never connected yet
+	nc := connect(t, server.URL()) // never connected yet
+	p, err := NewPublisher(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,6 +268,7 @@ func TestNothingIsSentBehindOurBack(t *testing.T) {
 			}
 		}
 		server.Halt()
+		testkit.Eventually(t, "the client notices", 20*time.Second, func() (bool, string) { return !nc.IsConnected(), "" })
 		rows = []outbox.Row{row("a", "s.a"), row("b", "s.b")}
 	}
 }

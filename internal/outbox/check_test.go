@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/skald-saga/skald/internal/testkit"
 )
 
@@ -51,18 +53,12 @@ func TestTheRelayNeedsFewRights(t *testing.T) {
 	t.Parallel()
 	url := testkit.DatabaseURL(t)
 	admin := testkit.Pool(t, url)
-	role := "relay_" + ask[string](t, admin, `SELECT current_database()`)
-	execute(t, admin, `CREATE ROLE `+role)
-	t.Cleanup(func() {
-		if _, err := admin.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
-			t.Error(err)
-		}
-	})
+	role := newRole(t, admin)
 	pool := testkit.Pool(t, url+"&role="+role)
 	if err := Check(t.Context(), pool); !errors.Is(err, ErrNoOutbox) || !strings.Contains(err.Error(), "no right to SELECT on outbox; no right to SELECT, UPDATE on outbox_lane; no right to SELECT, INSERT on outbox_dead") {
 		t.Errorf("without rights: got %v", err)
 	}
-	execute(t, admin, `GRANT SELECT ON outbox TO `+role+`; GRANT SELECT, UPDATE ON outbox_lane TO `+role+`; GRANT SELECT, INSERT ON outbox_dead TO `+role)
+	execute(t, admin, strings.ReplaceAll(documented(t, "rights of the relay"), "TO relay", "TO "+role))
 	if err := Check(t.Context(), pool); err != nil {
 		t.Errorf("with the rights: %v", err)
 	}
@@ -77,6 +73,19 @@ func TestTheRelayNeedsFewRights(t *testing.T) {
 		t.Error(err)
 	}
 	wantSubjects(t, "published", relay.broker.subjects(), "good")
+}
+
+// newRole makes a role without rights, for one test.
+func newRole(t *testing.T, admin *pgxpool.Pool) string {
+	t.Helper()
+	role := "role_" + ask[string](t, admin, `SELECT current_database()`)
+	execute(t, admin, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	return role
 }
 
 // A restored dump has transaction ids of another cluster. Silence would look
@@ -113,6 +122,48 @@ func TestADatabaseThatWasRestoredFromADumpIsNoticed(t *testing.T) {
 			wantSubjects(t, "published when mended", next.broker.subjects(), append(want, "not yet read", "new")...)
 		})
 	}
+}
+
+// A writer needs the rights that docs/relay.md says.
+func TestAWriterNeedsFewRights(t *testing.T) {
+	t.Parallel()
+	url := testkit.DatabaseURL(t)
+	admin := testkit.Pool(t, url)
+	role := newRole(t, admin)
+	execute(t, admin, strings.ReplaceAll(documented(t, "rights of a writer"), "TO writer", "TO "+role))
+	execute(t, admin, `CREATE TABLE invoices (id text, status text); GRANT ALL ON invoices TO `+role)
+	execute(t, testkit.Pool(t, url+"&role="+role+"&default_query_exec_mode=simple_protocol"), documented(t, "a writer"))
+	relay := newStepper(t, admin)
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), "billing.invoice.paid")
+}
+
+// What docs/relay.md says for keeping house loses nothing.
+func TestKeepingHouseLosesNothing(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Postgres(t)
+	relay := newStepper(t, pool, limits{rows: 2, bytes: 1000, list: 10})
+	open := begin(t, pool)
+	insert(t, open, "open", "open")
+	insert(t, pool, "k", "old")
+	relay.drain(t)
+	for _, subject := range numbered("s", 4) {
+		insert(t, pool, "k", subject)
+	}
+	relay.pass(t) // s.2 and s.3 are still to come
+	commit(t, open)
+	execute(t, pool, `UPDATE outbox SET created_at = now() - interval '2 days'`)
+	execute(t, pool, `INSERT INTO outbox_dead SELECT 42, 0, 'k', gen_random_uuid(), 'mended', '{}', '', now(), 'too large'`)
+	execute(t, pool, documented(t, "published rows"))
+	execute(t, pool, documented(t, "a dead letter again"))
+	if n := ask[int](t, pool, `SELECT count(*) FROM outbox WHERE subject = 'old'`); n != 0 {
+		t.Error("what was published is still there")
+	}
+	if n := ask[int](t, pool, `SELECT count(*) FROM outbox_dead`); n != 0 {
+		t.Error("the dead letter is still there")
+	}
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), "old", "s.0", "s.1", "s.2", "s.3", "open", "mended")
 }
 
 // later shifts the ids of a snapshot.
