@@ -120,6 +120,9 @@ func TestADatabaseThatWasRestoredFromADumpIsNoticed(t *testing.T) {
 			insert(t, pool, "k", "new")
 			next.drain(t)
 			wantSubjects(t, "published when mended", next.broker.subjects(), append(want, "not yet read", "new")...)
+			if n := ask[int](t, pool, `SELECT count(*) FROM outbox WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())`); n != 0 {
+				t.Errorf("%d rows of the future are left", n)
+			}
 		})
 	}
 }
