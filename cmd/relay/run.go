@@ -85,7 +85,7 @@ func (p *program) run(ctx context.Context, drain time.Duration) error {
 		err = fmt.Errorf("serve health and metrics: %w", err)
 	case <-p.closed:
 		// Client and server do not understand each other; a new process begins anew.
-		err = fmt.Errorf("the connection to NATS was closed for good: %v", p.nc.LastError())
+		err = errors.Join(errors.New("the connection to NATS was closed for good"), p.nc.LastError())
 	}
 	stop()
 	health.Drain()
