@@ -78,6 +78,7 @@ func TestACompensationWaitsForAnOpenAction(t *testing.T) {
 				return nil
 			}}
 			w.run(participant.Config{}, n.register)
+			release := w.opener(leave)
 			s := w.step()
 
 			action, compensation := s.action(), s.compensation(wire.Unknown)
@@ -85,7 +86,7 @@ func TestACompensationWaitsForAnOpenAction(t *testing.T) {
 			<-entered
 			undone := w.post(compensation)
 			w.awaitLockWait(1)
-			close(leave)
+			release()
 			w.await(action, done)
 			want(t, "reply", text(w.await(compensation, undone)), tc.reply)
 			want(t, "effects", s.rows(), tc.effects)

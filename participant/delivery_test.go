@@ -149,11 +149,12 @@ func TestALongHandlerIsReportedInProgress(t *testing.T) {
 	leave := make(chan bool)
 	n := &calls{fail: func(string) error { <-leave; return nil }}
 	w.run(participant.Config{}, n.register)
+	release := w.opener(leave)
 	s := w.step()
 	c := s.action()
 	reply := w.post(c)
 	want(t, "first reply", text(w.await(c, reply)), "in_progress")
-	close(leave)
+	release()
 	want(t, "second reply", text(w.await(c, reply)), "succeeded 1")
 	want(t, "effects", s.rows(), "1/0")
 }
@@ -166,6 +167,7 @@ func TestStoppingFinishesWhatHasBegunAndGivesBackTheRest(t *testing.T) {
 	entered, leave := make(chan bool, 100), make(chan bool)
 	slow := &calls{fail: func(string) error { entered <- true; <-leave; return nil }}
 	stop := w.run(participant.Config{Concurrency: 2}, slow.register)
+	release := w.opener(leave)
 	var commands []wire.Command
 	var replies []<-chan wire.Reply
 	for range 12 {
@@ -188,7 +190,7 @@ func TestStoppingFinishesWhatHasBegunAndGivesBackTheRest(t *testing.T) {
 		t.Error("Run returned while handlers were at work")
 	default:
 	}
-	close(leave)
+	release()
 	<-stopped
 	for i, c := range commands {
 		if r := w.await(c, replies[i]); r.Outcome != wire.Succeeded {
@@ -249,6 +251,21 @@ func TestTheParticipantSurvivesTheLossOfNATS(t *testing.T) {
 	want(t, "the same effect", text(w.send(s.action())), "succeeded 1")
 	want(t, "another effect", text(w.send(w.step().action())), "succeeded 2")
 	want(t, "calls", n.do.Load(), 2)
+}
+
+// P4: the same if only its consumer is gone.
+func TestTheParticipantSurvivesTheLossOfItsConsumer(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.works(participant.Config{})
+	want(t, "before", text(w.send(w.step().action())), "succeeded 1")
+	if err := w.js.DeleteConsumer(t.Context(), "SKALD_COMMANDS", service); err != nil {
+		t.Fatal(err)
+	}
+	c := w.step().action()
+	reply := w.post(c)
+	w.ensure(30 * time.Second)
+	want(t, "after", text(w.await(c, reply)), "succeeded 2")
 }
 
 // The participant may be started before Skald has made its consumer.

@@ -3,7 +3,6 @@ package participant_test
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,8 +101,7 @@ func TestAnExternalDuplicateDuringTheWorkIsAnsweredInProgress(t *testing.T) {
 	c := s.action()
 	first := w.post(c)
 	<-entered
-	release := sync.OnceFunc(func() { close(leave) })
-	t.Cleanup(release)
+	release := w.opener(leave)
 	want(t, "reply to the duplicate", text(w.send(s.action())), "in_progress")
 	want(t, "calls", n.do.Load(), 1)
 	release()
@@ -148,8 +146,9 @@ func TestAnExternalCompensationDuringTheActionWins(t *testing.T) {
 	c := s.action()
 	reply := w.post(c)
 	<-entered
+	release := w.opener(leave)
 	want(t, "compensation", text(w.send(s.compensation(wire.Unknown))), "succeeded 1")
-	close(leave)
+	release()
 	want(t, "action", text(w.await(c, reply)), "failed compensated")
 	want(t, "inbox", s.inbox(wire.Action), "undoing")
 	want(t, "calls to undo", n.undo.Load(), 1)

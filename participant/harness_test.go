@@ -263,6 +263,35 @@ func (w *world) post(c wire.Command) <-chan wire.Reply {
 	return replies
 }
 
+// twice posts a command as two messages and waits until one of them is
+// answered as in progress: the other has arrived, and is at work or waits for
+// it. It returns where the other's reply will arrive.
+func (w *world) twice(c wire.Command) <-chan wire.Reply {
+	w.t.Helper()
+	again := c
+	again.MsgID = uuid.NewString()
+	a, b := w.post(c), w.post(again)
+	select {
+	case r := <-a:
+		want(w.t, "reply to a duplicate", text(r), "in_progress")
+		return b
+	case r := <-b:
+		want(w.t, "reply to a duplicate", text(r), "in_progress")
+		return a
+	case <-time.After(30 * time.Second):
+		w.t.Fatalf("no reply to %s", c.EffectID)
+		return nil
+	}
+}
+
+// opener returns what closes ch, which also happens when the test ends: a
+// handler that waits for it must not keep the participant from stopping.
+func (w *world) opener(ch chan bool) func() {
+	open := sync.OnceFunc(func() { close(ch) })
+	w.t.Cleanup(open)
+	return open
+}
+
 func message(t *testing.T, c wire.Command) *nats.Msg {
 	t.Helper()
 	var headers map[string]string

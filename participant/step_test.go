@@ -59,8 +59,9 @@ func TestADuplicateDuringTheWorkIsAnsweredInProgress(t *testing.T) {
 	c := s.action()
 	first := w.post(c)
 	<-entered
+	release := w.opener(leave)
 	want(t, "reply to the duplicate", text(w.send(s.action())), "in_progress")
-	close(leave)
+	release()
 	want(t, "reply to the first", text(w.await(c, first)), "succeeded 1")
 	want(t, "effects", s.rows(), "1/0")
 }

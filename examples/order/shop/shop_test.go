@@ -55,6 +55,7 @@ func TestInventoryRefusesWhatItDoesNotHave(t *testing.T) {
 		{"none on hand", items("unicorn", 1), "failed out_of_stock"},
 		{"fewer on hand", items("lamp", 11), "failed out_of_stock"},
 		{"fewer on hand than all items of a sku together", items("lamp", 6, "lamp", 6), "failed out_of_stock"},
+		{"the same, with another between", items("lamp", 6, "book", 1, "lamp", 6), "failed out_of_stock"},
 		{"one of several is not on hand", items("book", 1, "lamp", 1, "unicorn", 1), "failed out_of_stock"},
 		{"goods that are not sold here", items("book", 1, "dragon", 1), "failed unknown_sku"},
 		{"no items", map[string]any{"items": []any{}}, "failed invalid_payload"},
