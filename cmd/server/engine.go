@@ -74,6 +74,7 @@ func (e *engine) run(ctx context.Context) error {
 	g.Go(func() error { return keeper.Run(work) })
 	g.Go(func() error { return waker.Run(work) })
 	g.Go(func() error { return replies.Run(work, handle(c)) })
+	g.Go(func() error { return untilClosed(work, e.nc) })
 	if e.withRelay {
 		publisher, err := bus.NewPublisher(e.nc)
 		if err != nil {
@@ -88,6 +89,22 @@ func (e *engine) run(ctx context.Context) error {
 		return e.serve(ctx, work, c)
 	})
 	return g.Wait()
+}
+
+// untilClosed returns an error if the connection is closed for good, which the
+// client does when it does not understand the server: an engine that hears
+// nothing must end, and be started again.
+func untilClosed(ctx context.Context, nc *nats.Conn) error {
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	if !nc.IsClosed() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-closed:
+		}
+	}
+	return fmt.Errorf("the connection to NATS was closed for good: %w", nc.LastError())
 }
 
 // topology is what must exist in JetStream.
