@@ -14,6 +14,7 @@ type benchCmd struct {
 	Clients int           `help:"Clients at once in the saturation part." default:"256"`
 	For     time.Duration `help:"Length of the latency part, and of the saturation part." default:"20s"`
 	IdleFor time.Duration `help:"Length of the idle part." default:"20s"`
+	With    string        `help:"Which participants: shop (the real ones), echo (they only answer) or both." enum:"shop,echo,both" default:"both"`
 }
 
 // Run measures the whole of Skald on this machine.
@@ -25,5 +26,6 @@ func (b benchCmd) Run(ctx context.Context, out streams) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	return bench.Run(ctx, bench.Config{Server: self, Rate: b.Rate, Clients: b.Clients, For: b.For, IdleFor: b.IdleFor}, out.out)
+	return bench.Run(ctx, bench.Config{Server: self, Rate: b.Rate, Clients: b.Clients, For: b.For, IdleFor: b.IdleFor,
+		Shop: b.With != "echo", Echo: b.With != "shop"}, out.out)
 }

@@ -21,6 +21,8 @@ type Config struct {
 	Clients int           // at once in the saturation part
 	For     time.Duration // each of the two
 	IdleFor time.Duration
+	Shop    bool // measure with the shop
+	Echo    bool // measure with participants that only answer
 }
 
 // steps of the orders that are placed: nothing is shipped.
@@ -36,9 +38,14 @@ const commitsInARow = 1 + steps + steps
 // what Skald itself costs.
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	p := printer{out}
-	p.headf("With the shop: inventory, payment and shipping on tables of their own")
-	if err := withSystem(ctx, cfg, func(s *system) error { return s.all(ctx, cfg, p) }); err != nil {
-		return err
+	if cfg.Shop {
+		p.headf("With the shop: inventory, payment and shipping on tables of their own")
+		if err := withSystem(ctx, cfg, func(s *system) error { return s.all(ctx, cfg, p) }); err != nil {
+			return err
+		}
+	}
+	if !cfg.Echo {
+		return nil
 	}
 	p.headf("With participants that only answer")
 	return withSystem(ctx, cfg, func(s *system) error {
@@ -68,6 +75,9 @@ func (s *system) all(ctx context.Context, cfg Config, p printer) error {
 	p.line("one durable commit after another, median", ms(commit))
 
 	p.headf("Latency at %d orders a second, for %s", cfg.Rate, cfg.For)
+	if _, _, err := s.atRate(ctx, cfg.Rate, 3*time.Second); err != nil { // connections open, plans are made
+		return err
+	}
 	lat, failed, err := s.atRate(ctx, cfg.Rate, cfg.For)
 	if err != nil {
 		return err

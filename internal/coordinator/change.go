@@ -134,7 +134,7 @@ func (tx *transaction) scan(rows pgx.Rows) error {
 			state  []byte
 			wakeAt *time.Time
 		)
-		if err := rows.Scan(&r.id, &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt, &r.created, &r.updated, &r.sent, &r.heldWas); err != nil {
+		if err := rows.Scan((*[16]byte)(&r.id), &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt, &r.created, &r.updated, &r.sent, &r.heldWas); err != nil {
 			return err
 		}
 		input := r.state.Input

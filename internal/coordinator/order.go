@@ -30,7 +30,7 @@ func queueOrders(b *pgx.Batch, jobs []*startJob) {
 		SELECT u.id, u.customer_id, u.currency, u.total::numeric FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
 		  AS u (id, customer_id, currency, total)`
 	var (
-		ids                          []uuid.UUID
+		ids                          uuids
 		customers, currencies, total []string
 	)
 	for _, job := range jobs {

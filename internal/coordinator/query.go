@@ -89,7 +89,7 @@ func (c *Coordinator) views(ctx context.Context, sql string, args, more []any, e
 	}
 	var found []stored
 	var s stored
-	targets := append([]any{&s.id, &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}, more...)
+	targets := append([]any{(*[16]byte)(&s.id), &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}, more...)
 	if _, err := pgx.ForEachRow(rows, targets, func() error {
 		found = append(found, s)
 		s.state, s.input = nil, nil

@@ -46,7 +46,7 @@ func (c *Coordinator) HandleReplies(ctx context.Context, deliveries []Delivery) 
 
 // handleReplies applies the deliveries; with a reason, they are all dead.
 func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, deadReason string) error {
-	ids := make([]uuid.UUID, 0, len(deliveries))
+	ids := make(uuids, 0, len(deliveries))
 	sagaOf := make([]uuid.UUID, len(deliveries))
 	for i, d := range deliveries {
 		if d.Err != nil || deadReason != "" {

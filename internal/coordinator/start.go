@@ -269,7 +269,7 @@ func claimKeys(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, owners map
 	var (
 		principals, routes, names []string
 		fingerprints              [][]byte
-		ids                       []uuid.UUID
+		ids                       uuids
 	)
 	for _, k := range keys {
 		o := owners[k]
@@ -352,7 +352,7 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 		return
 	}
 	var (
-		ids                    []uuid.UUID
+		ids                    uuids
 		definitions            []int32
 		version                []int64
 		status, states, inputs []string

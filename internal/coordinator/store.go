@@ -14,6 +14,10 @@ import (
 	"github.com/skald-saga/skald/internal/wire"
 )
 
+// uuids is an array of UUIDs that the driver encodes as such. An array of
+// uuid.UUID takes the way through text, which costs a tenth of the engine.
+type uuids = [][16]byte
+
 // queueUpdate stores the new states in place. The version is a second lock: a
 // row that is not as it was read is not overwritten. It returns the number of
 // rows that must be updated; if that is none, nothing is queued.
@@ -25,7 +29,7 @@ func queueUpdate(b *pgx.Batch, rows []*row) int {
 		  AS u (id, read, version, status, state, wake_at, updated_at, commands)
 		WHERE s.id = u.id AND s.version = u.read`
 	var (
-		ids            []uuid.UUID
+		ids            uuids
 		read, version  []int64
 		status, states []string
 		wakeAt         []*time.Time
@@ -55,7 +59,7 @@ func queueHistory(b *pgx.Batch, rows []*row) {
 		INSERT INTO saga_history (saga_id, version, at, entries)
 		SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::json[])`
 	var (
-		ids     []uuid.UUID
+		ids     uuids
 		version []int64
 		at      []time.Time
 		entries []string
@@ -77,7 +81,7 @@ func queueTimers(b *pgx.Batch, rows []*row) {
 		SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::boolean[])`
 	var (
 		due  []time.Time
-		ids  []uuid.UUID
+		ids  uuids
 		held []bool
 	)
 	for _, r := range rows {
@@ -117,7 +121,7 @@ func queueStale(b *pgx.Batch, rows []*row) {
 		ON CONFLICT (saga_id) DO UPDATE SET count = s.count + excluded.count,
 		       replies = jsonb_path_query_array(s.replies || excluded.replies, '$[0 to 19]')`
 	var (
-		ids     []uuid.UUID
+		ids     uuids
 		counts  []int
 		replies []string
 	)

@@ -30,13 +30,16 @@ type news struct {
 	saga    *Saga
 }
 
-// Await returns the saga as soon as done says so. When ctx ends first, it
-// returns the saga as it stands. It returns [ErrNotFound] if there is none.
+// Await returns a saga as soon as done says so of a later version than seen,
+// which is the saga as it was last read. When ctx ends first, it returns the
+// saga as it stands. It returns [ErrNotFound] if there is none.
 //
 // done is asked of every version that this server makes, without reading each
-// of them from the database; what is returned was read.
-func (c *Coordinator) Await(ctx context.Context, id uuid.UUID, done func(Saga) bool) (Saga, error) {
-	w := &watcher{news: make(chan news, 1)}
+// of them from the database; what is returned was read. A version made by
+// another server, or just before Await was called, is noticed by polling.
+func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool) (Saga, error) {
+	id := seen.ID
+	w := &watcher{version: seen.Version, news: make(chan news, 1)}
 	c.watch.add(id, w)
 	defer c.watch.remove(id, w)
 	// The answer is read even if ctx ends at once.
@@ -45,7 +48,7 @@ func (c *Coordinator) Await(ctx context.Context, id uuid.UUID, done func(Saga) b
 		defer cancel()
 		return c.Get(readCtx, id)
 	}
-	s, err := read()
+	s, err := seen, error(nil)
 	for err == nil && !done(s) {
 		c.watch.saw(w, s.Version)
 		select {
@@ -118,10 +121,10 @@ func (ws *watchers) changed(id uuid.UUID, version int64, view func() (Saga, erro
 	}
 }
 
-func (ws *watchers) ids() []uuid.UUID {
+func (ws *watchers) ids() uuids {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	ids := make([]uuid.UUID, 0, len(ws.byID))
+	ids := make(uuids, 0, len(ws.byID))
 	for id := range ws.byID {
 		ids = append(ids, id)
 	}

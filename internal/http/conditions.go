@@ -73,7 +73,7 @@ func splitList(header string) []string {
 
 // await holds a request until done, for as long as w says. A server that stops
 // and a client that has gone end it too: the answer is the saga as it stands.
-func (s *server) await(ctx context.Context, id uuid.UUID, w wait, done func(coordinator.Saga) bool) (coordinator.Saga, error) {
+func (s *server) await(ctx context.Context, seen coordinator.Saga, w wait, done func(coordinator.Saga) bool) (coordinator.Saga, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.limit)
 	defer cancel()
 	go func() {
@@ -83,7 +83,7 @@ func (s *server) await(ctx context.Context, id uuid.UUID, w wait, done func(coor
 		case <-ctx.Done():
 		}
 	}()
-	return s.Sagas.Await(ctx, id, done)
+	return s.Sagas.Await(ctx, seen, done)
 }
 
 // etag is the entity tag of a saga's version.

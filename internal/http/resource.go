@@ -78,7 +78,7 @@ func (s *server) start(ctx context.Context, req coordinator.StartRequest, path s
 	}
 	saga := started.Saga
 	if w.asked && !saga.Ended() {
-		if saga, err = s.await(ctx, saga.ID, w, coordinator.Saga.Ended); err != nil {
+		if saga, err = s.await(ctx, saga, w, coordinator.Saga.Ended); err != nil {
 			return resource{}, coordinator.Saga{}, err
 		}
 	}
@@ -123,7 +123,7 @@ func (s *server) get(ctx context.Context, id uuid.UUID, read reader, known *api.
 		return v.Ended() || (seen.given && !seen.unchanged(v.Version))
 	}
 	if w.asked && !done(saga) {
-		if saga, err = s.await(ctx, id, w, done); err != nil {
+		if saga, err = s.await(ctx, saga, w, done); err != nil {
 			return none(err)
 		}
 	}

@@ -37,7 +37,8 @@ func Queue(b *pgx.Batch, messages []Message) {
 		FROM unnest($1::text[], $2::uuid[], $3::text[], $4::json[], $5::bytea[])
 		  WITH ORDINALITY AS u (key, msg_id, subject, headers, payload, n) ORDER BY u.n`
 	n := len(messages)
-	keys, ids, subjects := make([]string, n), make([]uuid.UUID, n), make([]string, n)
+	// [16]byte is encoded as it is; a uuid.UUID would take the way through text.
+	keys, ids, subjects := make([]string, n), make([][16]byte, n), make([]string, n)
 	headers, payloads := make([]string, n), make([][]byte, n)
 	for i, m := range messages {
 		keys[i], ids[i], subjects[i], headers[i], payloads[i] = m.Key, m.MsgID, m.Subject, string(m.Headers), m.Payload
