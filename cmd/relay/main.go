@@ -9,98 +9,37 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
+	"log/slog"
 	"os"
-	"os/signal"
-	"runtime/debug"
-	"strings"
-	"syscall"
+	"time"
 
-	"github.com/alecthomas/kong"
-
-	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/program"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal must end a stop that takes too long.
-	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { os.Exit(run(program.Context(), os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is the program. It returns its exit status once everything that it
 // started has stopped.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var c cli
-	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("relay"),
-		kong.Description("Publishes what a service has committed to its outbox to NATS JetStream."),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }), // only --help
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(streams{out: stdout, err: stderr}),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-	)
-	if err != nil {
-		fmt.Fprintln(stderr, "relay:", err)
-		return 1
-	}
-	command, err := parser.Parse(args)
-	switch {
-	case exited >= 0:
-		return exited
-	case err != nil:
-		fmt.Fprintln(stderr, "relay:", err)
-		return 2
-	}
-	return status(command.Run(), stderr)
-}
-
-// streams are what a command writes to.
-type streams struct{ out, err io.Writer }
-
-// usageError is a mistake of whoever started the program.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// status says in one line what went wrong.
-func status(err error, stderr io.Writer) int {
-	if err == nil {
-		return 0
-	}
-	fmt.Fprintln(stderr, "relay:", strings.ReplaceAll(err.Error(), "\n", "; "))
-	var usage usageError
-	if errors.As(err, &usage) || errors.Is(err, outbox.ErrNoOutbox) {
-		return 2
-	}
-	return 1
+	return program.Run(ctx, "relay", "Publishes what a service has committed to its outbox to NATS JetStream.",
+		&cli{}, args, program.Streams{Out: stdout, Err: stderr})
 }
 
 // cli is the command line.
 type cli struct {
-	Run     runCmd     `cmd:"" help:"Publish the outbox until told to stop."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Run     runCmd                 `cmd:"" help:"Publish the outbox until told to stop."`
+	Version program.VersionCommand `cmd:"" help:"Print the version."`
 }
 
-type versionCmd struct{}
-
-// Run prints the version.
-func (versionCmd) Run(s streams) error {
-	_, err := fmt.Fprintln(s.out, "skald relay", version())
-	return err
-}
-
-// version is the module's version, as the build recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
+// runCmd is the configuration of `relay run`. Of the prefix it needs no more
+// than the subject on which writers may wake it.
+type runCmd struct {
+	program.DatabaseFlags
+	program.NATSFlag
+	program.PrefixFlag
+	AdminAddr    string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_RELAY_ADMIN_ADDR" default:"127.0.0.1:9091" placeholder:"HOST:PORT"`
+	DrainTimeout time.Duration `help:"How long the page at hand may take once the relay is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"20s"`
+	LogFormat    string        `help:"json or text." env:"SKALD_LOG_FORMAT" enum:"json,text" default:"json"`
+	LogLevel     slog.Level    `help:"debug, info, warn or error." env:"SKALD_LOG_LEVEL" default:"info"`
 }

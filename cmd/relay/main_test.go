@@ -279,7 +279,7 @@ func TestMistakesAreNamedInOneLine(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
-		"skald relay ":             {"version"},
+		"skald (":                  {"version"},
 		"SKALD_RELAY_ADMIN_ADDR":   {"run", "--help"},
 		"Publish the outbox until": {"--help"},
 	} {

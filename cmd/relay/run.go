@@ -14,23 +14,36 @@ import (
 
 	"github.com/skald-saga/skald/internal/bus"
 	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/telemetry"
 )
 
 // Run publishes until ctx is cancelled, then finishes the page at hand.
-func (c *runCmd) Run(ctx context.Context, out streams) error {
-	if err := c.validate(); err != nil {
+func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
+	if c.DrainTimeout < 0 {
+		return program.Usagef("--drain-timeout: must not be negative")
+	}
+	if err := program.CheckNATSURL(c.NATSURL); err != nil {
 		return err
 	}
-	cfg, err := c.database()
+	if err := program.CheckPrefix(c.Prefix); err != nil {
+		return err
+	}
+	url, err := c.URL()
 	if err != nil {
 		return err
 	}
-	ln, err := c.listen()
+	cfg, err := program.PoolConfig(url, "skald-relay", connections)
 	if err != nil {
 		return err
 	}
-	log := telemetry.NewLogger(out.err, c.LogFormat, c.LogLevel)
+	var admin net.Listener
+	if c.AdminAddr != "" {
+		if admin, err = program.Listen("admin-addr", c.AdminAddr); err != nil {
+			return err
+		}
+	}
+	log := telemetry.NewLogger(out.Err, c.LogFormat, c.LogLevel)
 	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
@@ -39,14 +52,18 @@ func (c *runCmd) Run(ctx context.Context, out streams) error {
 	nc, err := bus.Connect(c.NATSURL, "skald-relay", log, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		pool.Close()
-		return usagef("--nats-url: %w", err)
+		return program.Usagef("--nats-url: %w", err)
 	}
-	p := &program{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, admin: ln}
-	return p.run(ctx, c.DrainTimeout)
+	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, admin: admin}
+	return s.run(ctx, c.DrainTimeout)
 }
 
-// program is a relay with its connections and its admin port.
-type program struct {
+// connections are few: one is at work, one asks how things are. The rest are
+// for the moment in which both have just been lost.
+const connections = 4
+
+// sidecar is a relay with its connections and its admin port.
+type sidecar struct {
 	pool   *pgxpool.Pool
 	nc     *nats.Conn
 	closed <-chan struct{} // closed when nc is, for good
@@ -57,23 +74,23 @@ type program struct {
 
 // run works until ctx is cancelled or something is wrong that waiting cannot
 // mend.
-func (p *program) run(ctx context.Context, drain time.Duration) error {
+func (s *sidecar) run(ctx context.Context, drain time.Duration) error {
 	registry := telemetry.NewRegistry()
-	health := telemetry.NewHealth(p.log, map[string]telemetry.Check{
-		"database": func(ctx context.Context) error { return outbox.Check(ctx, p.pool) },
-		"nats":     p.natsReady,
+	health := telemetry.NewHealth(s.log, map[string]telemetry.Check{
+		"database": func(ctx context.Context) error { return outbox.Check(ctx, s.pool) },
+		"nats":     s.natsReady,
 	})
 	var admin *http.Server
 	served := make(chan error, 1)
-	if p.admin != nil {
+	if s.admin != nil {
 		admin = &http.Server{Handler: telemetry.Admin(health, registry), ReadHeaderTimeout: 5 * time.Second}
-		go func() { served <- admin.Serve(p.admin) }()
-		p.log.Info("serving health and metrics", "addr", p.admin.Addr().String())
+		go func() { served <- admin.Serve(s.admin) }()
+		s.log.Info("serving health and metrics", "addr", s.admin.Addr().String())
 	}
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	worked := make(chan error, 1)
-	go func() { worked <- p.work(work, outbox.NewMetrics(registry)) }()
+	go func() { worked <- s.work(work, outbox.NewMetrics(registry)) }()
 
 	var err error
 	finished := false
@@ -83,29 +100,29 @@ func (p *program) run(ctx context.Context, drain time.Duration) error {
 		finished = true
 	case err = <-served:
 		err = fmt.Errorf("serve health and metrics: %w", err)
-	case <-p.closed:
+	case <-s.closed:
 		// Client and server do not understand each other; a new process begins anew.
-		err = errors.Join(errors.New("the connection to NATS was closed for good"), p.nc.LastError())
+		err = errors.Join(errors.New("the connection to NATS was closed for good"), s.nc.LastError())
 	}
 	stop()
 	health.Drain()
 	if !finished {
-		p.log.Info("draining", "limit", drain)
-		err = errors.Join(err, p.await(worked, drain))
+		s.log.Info("draining", "limit", drain)
+		err = errors.Join(err, s.await(worked, drain))
 	}
 	if admin != nil {
 		_ = admin.Close() // a probe that is cut off asks again, elsewhere
 	}
 	if err == nil {
-		p.nc.Close()
-		p.pool.Close()
-		p.log.Info("stopped")
+		s.nc.Close()
+		s.pool.Close()
+		s.log.Info("stopped")
 	}
 	return err // the rest ends with the process
 }
 
 // await waits for the page at hand.
-func (p *program) await(worked <-chan error, limit time.Duration) error {
+func (s *sidecar) await(worked <-chan error, limit time.Duration) error {
 	select {
 	case err := <-worked:
 		return err
@@ -115,35 +132,38 @@ func (p *program) await(worked <-chan error, limit time.Duration) error {
 }
 
 // work publishes once there is an outbox to publish.
-func (p *program) work(ctx context.Context, metrics *outbox.Metrics) error {
-	if err := p.awaitOutbox(ctx); err != nil || ctx.Err() != nil {
+func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
+	if err := s.awaitOutbox(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	publisher, err := bus.NewPublisher(p.nc)
+	publisher, err := bus.NewPublisher(s.nc)
 	if err != nil {
 		return err
 	}
-	wake, err := bus.SubscribeWake(p.nc, p.prefix)
+	wake, err := bus.SubscribeWake(s.nc, s.prefix)
 	if err != nil {
 		return err
 	}
-	p.log.Info("publishing the outbox")
-	relay := &outbox.Relay{Pool: p.pool, Publisher: publisher, Log: p.log, Wake: wake, Metrics: metrics}
+	s.log.Info("publishing the outbox")
+	relay := &outbox.Relay{Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Metrics: metrics}
 	return relay.Run(ctx)
 }
 
 // awaitOutbox waits until the database answers, and refuses one that has no
 // outbox.
-func (p *program) awaitOutbox(ctx context.Context) error {
+func (s *sidecar) awaitOutbox(ctx context.Context) error {
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		err := outbox.Check(ctx, p.pool)
-		if err == nil || errors.Is(err, outbox.ErrNoOutbox) {
-			return err
+		err := outbox.Check(ctx, s.pool)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, outbox.ErrNoOutbox):
+			return program.UsageError{Err: err}
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		p.log.Warn("waiting for the database", "err", err, "retry_in", delay)
+		s.log.Warn("waiting for the database", "err", err, "retry_in", delay)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -152,9 +172,9 @@ func (p *program) awaitOutbox(ctx context.Context) error {
 	}
 }
 
-func (p *program) natsReady(context.Context) error {
-	if p.nc.IsConnected() {
+func (s *sidecar) natsReady(context.Context) error {
+	if s.nc.IsConnected() {
 		return nil
 	}
-	return errors.Join(errors.New("not connected to NATS"), p.nc.LastError())
+	return errors.Join(errors.New("not connected to NATS"), s.nc.LastError())
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/skald-saga/skald/internal/bench"
+	"github.com/skald-saga/skald/internal/program"
 )
 
 type benchCmd struct {
@@ -18,14 +19,14 @@ type benchCmd struct {
 }
 
 // Run measures the whole of Skald on this machine.
-func (b benchCmd) Run(ctx context.Context, out streams) error {
+func (b benchCmd) Run(ctx context.Context, out program.Streams) error {
 	if b.Rate < 1 || b.Clients < 1 || b.For < time.Second || b.IdleFor < time.Second {
-		return usagef("--rate and --clients must be at least 1, --for and --idle-for at least 1s")
+		return program.Usagef("--rate and --clients must be at least 1, --for and --idle-for at least 1s")
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	return bench.Run(ctx, bench.Config{Server: self, Rate: b.Rate, Clients: b.Clients, For: b.For, IdleFor: b.IdleFor,
-		Shop: b.With != "echo", Echo: b.With != "shop"}, out.out)
+		Shop: b.With != "echo", Echo: b.With != "shop"}, out.Out)
 }

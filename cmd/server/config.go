@@ -11,8 +11,10 @@ import (
 	"os"
 	"path"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/skald-saga/skald/internal/program"
+	"github.com/skald-saga/skald/migrations"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -21,39 +23,12 @@ import (
 	"github.com/skald-saga/skald/internal/telemetry"
 )
 
-// databaseFlags say which database.
-type databaseFlags struct {
-	DatabaseURL     string `help:"The database, as postgres://user:password@host:port/name." env:"DATABASE_URL" placeholder:"URL"`
-	DatabaseURLFile string `help:"A file that holds the database URL." env:"DATABASE_URL_FILE" placeholder:"PATH"`
-}
-
-func (d databaseFlags) url() (string, error) {
-	u := d.DatabaseURL
-	if d.DatabaseURLFile != "" {
-		if u != "" {
-			return "", usagef("--database-url and --database-url-file cannot both be given")
-		}
-		b, err := os.ReadFile(d.DatabaseURLFile)
-		if err != nil {
-			return "", usagef("--database-url-file: %w", err)
-		}
-		u = strings.TrimSpace(string(b))
-	}
-	switch {
-	case u == "":
-		return "", usagef("--database-url (DATABASE_URL) must be set")
-	case !strings.HasPrefix(u, "postgres://") && !strings.HasPrefix(u, "postgresql://"):
-		return "", usagef("--database-url: must begin with postgres://")
-	}
-	if _, err := pgxpool.ParseConfig(u); err != nil {
-		return "", usagef("--database-url: not a database URL") // the reason may quote the password
-	}
-	return u, nil
-}
+// databaseFlags say which database a command works on.
+type databaseFlags struct{ program.DatabaseFlags }
 
 // use opens the database for one command.
 func (d databaseFlags) use(ctx context.Context, do func(url string, pool *pgxpool.Pool) error) error {
-	u, err := d.url()
+	u, err := d.URL()
 	if err != nil {
 		return err
 	}
@@ -65,17 +40,11 @@ func (d databaseFlags) use(ctx context.Context, do func(url string, pool *pgxpoo
 	return do(u, pool)
 }
 
-// openPool opens no connection yet. Statements are prepared once per
-// connection; a pooler in front must support that (PgBouncer does from 1.21).
+// openPool opens no connection yet.
 func openPool(ctx context.Context, url string, connections int32) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := program.PoolConfig(url, "skald", connections)
 	if err != nil {
-		return nil, usagef("not a database URL")
-	}
-	cfg.MaxConns = connections
-	cfg.ConnConfig.ConnectTimeout = 5 * time.Second
-	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
-		cfg.ConnConfig.RuntimeParams["application_name"] = "skald"
+		return nil, err
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
@@ -84,13 +53,22 @@ func openPool(ctx context.Context, url string, connections int32) (*pgxpool.Pool
 	return pool, nil
 }
 
+// checkSchema refuses a database that must be migrated first.
+func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	err := migrations.Check(ctx, pool)
+	if errors.Is(err, migrations.ErrOldSchema) {
+		return program.UsageError{Err: err}
+	}
+	return err
+}
+
 // engineFlags are common to serve and dev.
 type engineFlags struct {
+	program.PrefixFlag
 	HTTPAddr          string        `help:"Where the API listens." env:"SKALD_HTTP_ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	AdminAddr         string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_ADMIN_ADDR" placeholder:"HOST:PORT" default:"127.0.0.1:9090"`
 	InsecureNoAuth    bool          `help:"Listen beyond this machine although the API asks nobody who they are." env:"SKALD_INSECURE_NO_AUTH"`
 	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in order saga." env:"SKALD_DEFINITIONS" placeholder:"DIR"`
-	Prefix            string        `help:"First token of all NATS subjects." env:"SKALD_PREFIX" default:"skald"`
 	DatabaseConns     int32         `help:"Most database connections." env:"SKALD_DATABASE_CONNS" default:"16"`
 	DrainTimeout      time.Duration `help:"How long open requests may take once the server is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"10s"`
 	LogFormat         string        `help:"json, text, or auto: text in dev, else json." env:"SKALD_LOG_FORMAT" enum:"auto,json,text" default:"auto"`
@@ -100,29 +78,19 @@ type engineFlags struct {
 
 func (f engineFlags) validate() error {
 	if f.DatabaseConns < 5 {
-		return usagef("--database-conns: must be at least 5")
+		return program.Usagef("--database-conns: must be at least 5")
 	}
 	if f.DrainTimeout < 0 {
-		return usagef("--drain-timeout: must not be negative")
+		return program.Usagef("--drain-timeout: must not be negative")
 	}
 	if f.JetStreamReplicas < 1 || f.JetStreamReplicas > 5 {
-		return usagef("--jetstream-replicas: must be 1 to 5")
+		return program.Usagef("--jetstream-replicas: must be 1 to 5")
 	}
-	if err := validPrefix(f.Prefix); err != nil {
+	if err := program.CheckPrefix(f.Prefix); err != nil {
 		return err
 	}
 	if !f.InsecureNoAuth && !loopback(f.HTTPAddr) {
-		return usagef("--http-addr %s can be reached from elsewhere, and the API asks nobody who they are: choose a loopback address, or say --insecure-no-auth", f.HTTPAddr)
-	}
-	return nil
-}
-
-// validPrefix accepts what is safe as the beginning of a NATS subject.
-func validPrefix(p string) error {
-	for token := range strings.SplitSeq(p, ".") {
-		if token == "" || strings.Trim(token, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
-			return usagef("--prefix: want letters, digits, - and _, in parts joined by dots")
-		}
+		return program.Usagef("--http-addr %s can be reached from elsewhere, and the API asks nobody who they are: choose a loopback address, or say --insecure-no-auth", f.HTTPAddr)
 	}
 	return nil
 }
@@ -139,18 +107,6 @@ func loopback(addr string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// listen opens an address that the flag gave.
-func listen(flag, addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, usagef("--%s: %s is taken; choose another address", flag, addr)
-	case err != nil:
-		return nil, usagef("--%s: %w", flag, err)
-	}
-	return ln, nil
-}
-
 // loadDefinitions reads the folder dir, or what is built in.
 func loadDefinitions(dir string) ([]*saga.Definition, error) {
 	var files fs.FS = definitions.Files
@@ -159,7 +115,7 @@ func loadDefinitions(dir string) ([]*saga.Definition, error) {
 	}
 	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
-		return nil, usagef("--definitions: %w", err)
+		return nil, program.Usagef("--definitions: %w", err)
 	}
 	var defs []*saga.Definition
 	names := map[string]string{}
@@ -169,20 +125,20 @@ func loadDefinitions(dir string) ([]*saga.Definition, error) {
 		}
 		b, err := fs.ReadFile(files, e.Name())
 		if err != nil {
-			return nil, usagef("--definitions: %w", err)
+			return nil, program.Usagef("--definitions: %w", err)
 		}
 		def, err := saga.Parse(b)
 		if err != nil {
-			return nil, usagef("--definitions: %s: %s", e.Name(), strings.ReplaceAll(err.Error(), "\n", "; "))
+			return nil, program.Usagef("--definitions: %s: %s", e.Name(), strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 		if other, taken := names[def.Name]; taken {
-			return nil, usagef("--definitions: %s and %s both define %q", other, e.Name(), def.Name)
+			return nil, program.Usagef("--definitions: %s and %s both define %q", other, e.Name(), def.Name)
 		}
 		names[def.Name] = e.Name()
 		defs = append(defs, def)
 	}
 	if len(defs) == 0 {
-		return nil, usagef("--definitions: no *.yaml, *.yml or *.json in %s", dir)
+		return nil, program.Usagef("--definitions: no *.yaml, *.yml or *.json in %s", dir)
 	}
 	return defs, nil
 }
@@ -203,9 +159,9 @@ func participants(defs []*saga.Definition) []string {
 }
 
 // logger writes to standard error.
-func (f engineFlags) logger(s streams, format string) *slog.Logger {
+func (f engineFlags) logger(s program.Streams, format string) *slog.Logger {
 	if f.LogFormat != "auto" {
 		format = f.LogFormat
 	}
-	return telemetry.NewLogger(s.err, format, f.LogLevel)
+	return telemetry.NewLogger(s.Err, format, f.LogLevel)
 }

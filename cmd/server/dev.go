@@ -18,6 +18,7 @@ import (
 
 	"github.com/skald-saga/skald/examples/order/shop"
 	"github.com/skald-saga/skald/internal/embedded"
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/telemetry"
 	"github.com/skald-saga/skald/migrations"
 )
@@ -42,7 +43,7 @@ type endpoints struct {
 }
 
 // Run runs everything until ctx is cancelled, and stops it in reverse order.
-func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
+func (d *devCmd) Run(ctx context.Context, out program.Streams) (err error) {
 	if err := d.validate(); err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (d *devCmd) Run(ctx context.Context, out streams) (err error) {
 	if d.ReadyFile != "" {
 		// Whoever waits for it must not find an earlier run's.
 		if err := os.Remove(d.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return usagef("--ready-file: %w", err)
+			return program.Usagef("--ready-file: %w", err)
 		}
 		defer func() { _ = os.Remove(d.ReadyFile) }()
 	}
@@ -158,7 +159,7 @@ func (d *devCmd) startNATS(log *slog.Logger, at *endpoints) (nc *nats.Conn, stop
 
 func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf func(database string) (string, error), stop func() error, err error) {
 	if d.DatabaseURL != "" {
-		if _, err := (databaseFlags{DatabaseURL: d.DatabaseURL}).url(); err != nil {
+		if _, err := (program.DatabaseFlags{DatabaseURL: d.DatabaseURL}).URL(); err != nil {
 			return nil, nil, err
 		}
 		return func(name string) (string, error) { return embedded.DatabaseURL(d.DatabaseURL, name) }, func() error { return nil }, nil
@@ -166,6 +167,9 @@ func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf fun
 	p, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
 		Dir: d.dir("postgres"), Addr: d.PostgresAddr, Durable: d.Data != "", Log: log,
 	})
+	if errors.Is(err, embedded.ErrNoPostgres) {
+		return nil, nil, program.UsageError{Err: err}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,11 +180,11 @@ func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf fun
 func (d *devCmd) prepare(ctx context.Context, urlOf func(string) (string, error), at *endpoints) error {
 	admin, err := urlOf("postgres")
 	if err != nil {
-		return usagef("--database-url: %w", err)
+		return program.Usagef("--database-url: %w", err)
 	}
 	for name, url := range map[string]*string{"skald": &at.Postgres, "shop": &at.Shop} {
 		if *url, err = urlOf(name); err != nil {
-			return usagef("--database-url: %w", err)
+			return program.Usagef("--database-url: %w", err)
 		}
 		if err := embedded.CreateDatabase(ctx, admin, name); err != nil {
 			return err
@@ -208,9 +212,9 @@ func (d *devCmd) dir(server string) string {
 func addrError(flag string, err error) error {
 	var taken *embedded.AddrInUseError
 	if errors.As(err, &taken) {
-		return usagef("--%s: %s is taken; choose another address", flag, taken.Addr)
+		return program.Usagef("--%s: %s is taken; choose another address", flag, taken.Addr)
 	}
-	return usagef("--%s: %w", flag, err)
+	return program.Usagef("--%s: %w", flag, err)
 }
 
 // makeFolder makes the data folder, which the unprivileged user that runs
@@ -220,17 +224,19 @@ func (d *devCmd) makeFolder() error {
 		return nil
 	}
 	if err := os.MkdirAll(d.Data, 0o755); err != nil { //nolint:gosec // see above; what is in it is closed
-		return usagef("--data: %w", err)
+		return program.Usagef("--data: %w", err)
 	}
 	return nil
 }
 
 // checkPorts finds out early whether a port is taken.
 func (d *devCmd) checkPorts() error {
-	if d.NATSURL == "" {
-		if err := embedded.CheckAddr(d.NATSAddr); err != nil {
-			return addrError("nats-addr", err)
+	if d.NATSURL != "" {
+		if err := program.CheckNATSURL(d.NATSURL); err != nil {
+			return err
 		}
+	} else if err := embedded.CheckAddr(d.NATSAddr); err != nil {
+		return addrError("nats-addr", err)
 	}
 	if d.DatabaseURL == "" {
 		if err := embedded.CheckAddr(d.PostgresAddr); err != nil {
@@ -241,13 +247,13 @@ func (d *devCmd) checkPorts() error {
 }
 
 // announce says where everything is, to people and to programs.
-func (d *devCmd) announce(out streams, log *slog.Logger, at endpoints) {
+func (d *devCmd) announce(out program.Streams, log *slog.Logger, at endpoints) {
 	if d.ReadyFile != "" {
 		if err := writeReady(d.ReadyFile, at); err != nil {
 			log.Error("the ready file cannot be written", "err", err)
 		}
 	}
-	_, _ = fmt.Fprintf(out.out, strings.TrimLeft(`
+	_, _ = fmt.Fprintf(out.Out, strings.TrimLeft(`
 Skald is ready.
 
   API       %[1]s

@@ -19,6 +19,7 @@ import (
 	"github.com/skald-saga/skald/internal/coordinator"
 	"github.com/skald-saga/skald/internal/http"
 	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/telemetry"
 )
@@ -129,7 +130,7 @@ func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) er
 	health := telemetry.NewHealth(e.log, map[string]telemetry.Check{"database": c.Ready})
 	stopping := make(chan struct{})
 	cfg := http.Config{
-		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: version(), Stopping: stopping,
+		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: program.Version(), Stopping: stopping,
 	}
 	if e.dev {
 		cfg.Metrics = telemetry.Metrics(e.registry)

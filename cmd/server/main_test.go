@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/testkit"
 )
 
@@ -14,10 +16,13 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 // A mistake on the command line is one line that names what to change, and
 // exit status 2.
 func TestMistakesAreOneLineAndStatus2(t *testing.T) {
-	for name, v := range map[string]string{"DATABASE_URL": "", "NATS_URL": "", "SKALD_HTTP_ADDR": ""} {
-		t.Setenv(name, v)
+	for _, name := range []string{"DATABASE_URL", "NATS_URL"} {
+		t.Setenv(name, "") // so that it is as it was afterwards
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
 	}
-	taken, err := listen("x", "127.0.0.1:0")
+	taken, err := program.Listen("x", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +48,7 @@ func TestMistakesAreOneLineAndStatus2(t *testing.T) {
 		"an address without port":        {[]string{"dev", "--http-addr", "localhost"}, "--http-addr"},
 		"an open address without auth":   {[]string{"serve", "--database-url", db, "--http-addr", "0.0.0.0:0"}, "--insecure-no-auth"},
 		"all addresses without auth":     {[]string{"dev", "--http-addr", ":0"}, "--insecure-no-auth"},
+		"a NATS URL of another kind":     {[]string{"serve", "--database-url", db, "--nats-url", "http://u:hunter2@x"}, "--nats-url"},
 		"a prefix with a wildcard":       {[]string{"serve", "--database-url", db, "--prefix", "a.>"}, "--prefix"},
 		"a log format":                   {[]string{"serve", "--log-format", "xml"}, "--log-format"},
 		"a log level":                    {[]string{"serve", "--log-level", "loud"}, "--log-level"},

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/migrations"
 )
 
@@ -35,15 +36,15 @@ func (m migrateDownCmd) Run(ctx context.Context) error {
 type migrateStatusCmd struct{ databaseFlags }
 
 // Run prints the version.
-func (m migrateStatusCmd) Run(ctx context.Context, s streams) error {
+func (m migrateStatusCmd) Run(ctx context.Context, s program.Streams) error {
 	return m.use(ctx, func(_ string, pool *pgxpool.Pool) error {
 		st, err := migrations.Read(ctx, pool)
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(s.out, "version %d of %d, dirty %t\n", st.Version, migrations.Latest(), st.Dirty); err != nil {
+		if _, err := fmt.Fprintf(s.Out, "version %d of %d, dirty %t\n", st.Version, migrations.Latest(), st.Dirty); err != nil {
 			return err
 		}
-		return migrations.Check(ctx, pool)
+		return checkSchema(ctx, pool)
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/skald-saga/skald/internal/bus"
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/telemetry"
 	"github.com/skald-saga/skald/migrations"
 )
@@ -20,16 +21,19 @@ import (
 type serveCmd struct {
 	databaseFlags
 	engineFlags
-	NATSURL   string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222" placeholder:"URL"`
-	WithRelay bool   `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
+	program.NATSFlag
+	WithRelay bool `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
 }
 
 // Run serves until ctx is cancelled.
-func (s *serveCmd) Run(ctx context.Context, out streams) error {
+func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	url, err := s.url()
+	if err := program.CheckNATSURL(s.NATSURL); err != nil {
+		return err
+	}
+	url, err := s.URL()
 	if err != nil {
 		return err
 	}
@@ -65,13 +69,13 @@ func (s *serveCmd) Run(ctx context.Context, out streams) error {
 
 // listen opens the ports that people asked for, before anything slow begins.
 func (f engineFlags) listen() (api, admin net.Listener, err error) {
-	if api, err = listen("http-addr", f.HTTPAddr); err != nil {
+	if api, err = program.Listen("http-addr", f.HTTPAddr); err != nil {
 		return nil, nil, err
 	}
 	if f.AdminAddr == "" {
 		return api, nil, nil
 	}
-	if admin, err = listen("admin-addr", f.AdminAddr); err != nil {
+	if admin, err = program.Listen("admin-addr", f.AdminAddr); err != nil {
 		return nil, nil, errors.Join(err, api.Close())
 	}
 	return api, admin, nil
@@ -80,7 +84,7 @@ func (f engineFlags) listen() (api, admin net.Listener, err error) {
 func connectNATS(url string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	nc, err := bus.Connect(url, "skald-server", log, more...)
 	if err != nil {
-		return nil, usagef("--nats-url: %w", err)
+		return nil, program.Usagef("--nats-url: %w", err)
 	}
 	return nc, nil
 }
@@ -88,7 +92,7 @@ func connectNATS(url string, log *slog.Logger, more ...nats.Option) (*nats.Conn,
 // awaitSchema waits until the database answers, and refuses an older schema.
 func awaitSchema(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 	for delay := 250 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
-		err := migrations.Check(ctx, pool)
+		err := checkSchema(ctx, pool)
 		if err == nil || errors.Is(err, migrations.ErrOldSchema) {
 			return err
 		}

@@ -7,26 +7,26 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/internal/coordinator"
-	"github.com/skald-saga/skald/migrations"
+	"github.com/skald-saga/skald/internal/program"
 )
 
 type verifyCmd struct{ databaseFlags }
 
 // Run folds every history. It may run while sagas do.
-func (v verifyCmd) Run(ctx context.Context, s streams) error {
+func (v verifyCmd) Run(ctx context.Context, s program.Streams) error {
 	return v.use(ctx, func(_ string, pool *pgxpool.Pool) error {
-		if err := migrations.Check(ctx, pool); err != nil {
+		if err := checkSchema(ctx, pool); err != nil {
 			return err
 		}
 		flaws := 0
 		n, err := coordinator.New(coordinator.Config{Pool: pool}).Verify(ctx, func(f coordinator.Flaw) {
 			flaws++
-			_, _ = fmt.Fprintf(s.out, "%s: %s\n", f.SagaID, f.Reason)
+			_, _ = fmt.Fprintf(s.Out, "%s: %s\n", f.SagaID, f.Reason)
 		})
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(s.out, "%d sagas, %d flaws\n", n, flaws)
+		_, _ = fmt.Fprintf(s.Out, "%d sagas, %d flaws\n", n, flaws)
 		if flaws > 0 {
 			return fmt.Errorf("%d of %d sagas are not what their histories say", flaws, n)
 		}

@@ -54,7 +54,9 @@ var table = map[string]may{
 	"internal/http/api":  {others: []string{chi, oapiRuntime}}, // generated
 	"internal/embedded":  {others: []string{natsGo, natsServer, pgx}},
 	"internal/telemetry": {others: []string{prometheus}},
-	"internal/testkit":   {std: anyStd, ours: []string{"internal/embedded", "migrations"}, others: []string{pgx}},
+	// How the two commands are started, and the flags that they share.
+	"internal/program": {others: []string{kong, pgx}},
+	"internal/testkit": {std: anyStd, ours: []string{"internal/embedded", "migrations"}, others: []string{pgx}},
 	// The load generator drives the real program from outside, answers its
 	// commands where the shop is not what is measured, and reads from /proc what
 	// the programs used.
@@ -78,15 +80,15 @@ var table = map[string]may{
 	"cmd/server": {
 		ours: []string{
 			"definitions", "examples/order/shop", "internal/bench", "internal/bus", "internal/coordinator", "internal/embedded",
-			"internal/http", "internal/outbox", "internal/saga", "internal/telemetry", "migrations",
+			"internal/http", "internal/outbox", "internal/program", "internal/saga", "internal/telemetry", "migrations",
 		},
-		others: []string{errgroup, kong, natsGo, pgx, prometheus},
+		others: []string{errgroup, natsGo, pgx, prometheus},
 	},
 	// The sidecar is the outbox and the bus, so that it can run beside any
 	// service; see also neverReached.
 	"cmd/relay": {
-		ours:   []string{"internal/bus", "internal/outbox", "internal/telemetry"},
-		others: []string{kong, natsGo, pgx},
+		ours:   []string{"internal/bus", "internal/outbox", "internal/program", "internal/telemetry"},
+		others: []string{natsGo, pgx},
 	},
 }
 
