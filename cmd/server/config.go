@@ -143,21 +143,6 @@ func loadDefinitions(dir string) ([]*saga.Definition, error) {
 	return defs, nil
 }
 
-// participants are those that the definitions name.
-func participants(defs []*saga.Definition) []string {
-	var names []string
-	seen := map[string]bool{}
-	for _, d := range defs {
-		for _, s := range d.Steps {
-			if !seen[s.Participant] {
-				seen[s.Participant] = true
-				names = append(names, s.Participant)
-			}
-		}
-	}
-	return names
-}
-
 // logger writes to standard error.
 func (f engineFlags) logger(s program.Streams, format string) *slog.Logger {
 	if f.LogFormat != "auto" {

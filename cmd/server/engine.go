@@ -57,7 +57,11 @@ func (e *engine) run(ctx context.Context) error {
 	if err := c.Register(ctx, e.definitions...); err != nil {
 		return err
 	}
-	keeper, err := bus.NewKeeper(e.nc, e.topology(), e.log)
+	names, err := c.Participants(ctx)
+	if err != nil {
+		return err
+	}
+	keeper, err := bus.NewKeeper(e.nc, e.topology(names), e.log)
 	if err != nil {
 		return err
 	}
@@ -109,8 +113,8 @@ func untilClosed(ctx context.Context, nc *nats.Conn) error {
 }
 
 // topology is what must exist in JetStream.
-func (e *engine) topology() bus.Topology {
-	return bus.Topology{Prefix: e.flags.Prefix, Participants: participants(e.definitions), Replicas: e.flags.JetStreamReplicas}
+func (e *engine) topology(participants []string) bus.Topology {
+	return bus.Topology{Prefix: e.flags.Prefix, Participants: participants, Replicas: e.flags.JetStreamReplicas}
 }
 
 // handle gives replies to the coordinator.

@@ -75,9 +75,9 @@ const (
 // it does must be done through tx. If the outcome of the commit is unknown, an
 // error is returned; the caller's events may then be applied again, which is
 // harmless by the rules of the state machine.
-func (c *Coordinator) change(ctx context.Context, lock string, arg any, decide func(tx *transaction) error) ([]*row, error) {
+func (c *Coordinator) change(ctx context.Context, lock string, args []any, decide func(tx *transaction) error) ([]*row, error) {
 	for try := 1; ; try++ {
-		rows, err := c.changeOnce(ctx, lock, arg, decide)
+		rows, err := c.changeOnce(ctx, lock, args, decide)
 		var pgErr *pgconn.PgError
 		if errors.As(err, &pgErr) && pgErr.Code[:2] == "40" && try < 4 { // transaction rollback
 			sleep(ctx, time.Duration(rand.Int64N(int64(try)*int64(20*time.Millisecond))))
@@ -87,7 +87,7 @@ func (c *Coordinator) change(ctx context.Context, lock string, arg any, decide f
 	}
 }
 
-func (c *Coordinator) changeOnce(ctx context.Context, lock string, arg any, decide func(tx *transaction) error) (_ []*row, err error) {
+func (c *Coordinator) changeOnce(ctx context.Context, lock string, args []any, decide func(tx *transaction) error) (_ []*row, err error) {
 	conn, err := c.Pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("acquire connection: %w", err)
@@ -101,7 +101,7 @@ func (c *Coordinator) changeOnce(ctx context.Context, lock string, arg any, deci
 	tx := &transaction{c: c, conn: conn, now: c.now(), rows: map[uuid.UUID]*row{}}
 	b := &pgx.Batch{}
 	b.Queue(begin)
-	b.Queue(lock, arg).Query(tx.scan)
+	b.Queue(lock, args...).Query(tx.scan)
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("lock sagas: %w", err)
 	}
@@ -162,6 +162,9 @@ func (tx *transaction) resolveDefinitions(ctx context.Context) error {
 			return fmt.Errorf("saga %s: %w", r.id, err)
 		default:
 			r.def = d
+			if r.broken == nil {
+				r.broken = d.broken
+			}
 		}
 	}
 	return nil
@@ -207,7 +210,7 @@ func (r *row) schedule(now time.Time) {
 	}
 	want := r.state.WakeAt()
 	if r.held = r.held && !want.After(now); r.held {
-		want = now.Add(holdInterval)
+		want = now.Add(min(max(now.Sub(want)/2, holdLeast), holdMost))
 	}
 	if !want.IsZero() && (r.wakeAt.IsZero() || want.Before(r.wakeAt)) {
 		r.wakeAt, r.due, r.rearm = want, want, false

@@ -43,6 +43,7 @@ type Coordinator struct {
 	Config
 	definitions definitions
 	starts      chan *startJob
+	reads       chan struct{} // one for each read under way; see reading
 	watch       watchers
 	timerPoke   chan time.Time
 	stopped     chan struct{} // closed when Run has returned
@@ -75,6 +76,7 @@ func New(cfg Config) *Coordinator {
 	return &Coordinator{
 		Config:    cfg,
 		starts:    make(chan *startJob, cfg.StartQueue),
+		reads:     make(chan struct{}, max(1, cfg.Pool.Config().MaxConns/2)),
 		timerPoke: make(chan time.Time, 1),
 		stopped:   make(chan struct{}),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ type definitions struct {
 
 type definition struct {
 	*saga.Definition
-	id int32
+	id     int32
+	broken error // why this program cannot read it; of the definition only name and version are known then
 }
 
 // Register stores the definitions, each under its next version unless the same
@@ -65,15 +67,27 @@ func register(ctx context.Context, pool *pgxpool.Pool, def *saga.Definition, now
 	return nil, errors.New("other servers keep registering versions")
 }
 
-// Definitions returns the definitions that new sagas use.
-func (c *Coordinator) Definitions() []*saga.Definition {
-	c.definitions.mu.RLock()
-	defer c.definitions.mu.RUnlock()
-	var defs []*saga.Definition
-	for _, d := range c.definitions.current {
-		defs = append(defs, d.Definition)
+// Participants returns the names of all participants that stored definitions
+// name: sagas of older versions may still need theirs.
+func (c *Coordinator) Participants(ctx context.Context) ([]string, error) {
+	rows, err := c.Pool.Query(ctx, `SELECT id FROM definition`)
+	if err != nil {
+		return nil, fmt.Errorf("list definitions: %w", err)
 	}
-	return defs
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil {
+		return nil, fmt.Errorf("list definitions: %w", err)
+	}
+	var names []string
+	for _, id := range ids {
+		d, err := c.definition(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, d.Participants()...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 func (ds *definitions) add(d *definition, current bool) {
@@ -99,10 +113,16 @@ func (c *Coordinator) named(ctx context.Context, name string, version int) (*def
 	if version == 0 || version == d.Version {
 		return d, nil
 	}
-	return c.load(ctx, `name = $1 AND version = $2`, name, version)
+	d, err := c.load(ctx, `name = $1 AND version = $2`, name, version)
+	if err == nil && d.broken != nil {
+		err = d.broken
+	}
+	return d, err
 }
 
-// definition finds a stored saga's definition.
+// definition finds a stored saga's definition. One that this program cannot
+// read, because a newer one wrote it, is returned as broken: its sagas must not
+// hold up the others.
 func (c *Coordinator) definition(ctx context.Context, id int32) (*definition, error) {
 	c.definitions.mu.RLock()
 	d := c.definitions.byID[id]
@@ -116,10 +136,11 @@ func (c *Coordinator) definition(ctx context.Context, id int32) (*definition, er
 func (c *Coordinator) load(ctx context.Context, where string, args ...any) (*definition, error) {
 	var (
 		d       definition
+		name    string
 		version int
 		source  []byte
 	)
-	err := c.Pool.QueryRow(ctx, `SELECT id, version, source FROM definition WHERE `+where, args...).Scan(&d.id, &version, &source)
+	err := c.Pool.QueryRow(ctx, `SELECT id, name, version, source FROM definition WHERE `+where, args...).Scan(&d.id, &name, &version, &source)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrUnknownDefinition
 	}
@@ -127,7 +148,8 @@ func (c *Coordinator) load(ctx context.Context, where string, args ...any) (*def
 		return nil, fmt.Errorf("read definition: %w", err)
 	}
 	if d.Definition, err = saga.Parse(source); err != nil {
-		return nil, fmt.Errorf("parse stored definition %d: %w", d.id, err)
+		d.Definition = &saga.Definition{Name: name}
+		d.broken = fmt.Errorf("parse stored definition %s, version %d: %w", name, version, err)
 	}
 	d.Version = version
 	c.definitions.add(&d, false)

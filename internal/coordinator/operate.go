@@ -13,7 +13,7 @@ import (
 // not an error. It returns the saga as it then stands, or [ErrNotFound],
 // [ErrPrecondition] or an [*IllegalError].
 func (c *Coordinator) Cancel(ctx context.Context, id uuid.UUID, op Operation) (Saga, error) {
-	_, err := c.change(ctx, lockByID, uuids{id}, func(tx *transaction) error {
+	_, err := c.change(ctx, lockByID, []any{uuids{id}}, func(tx *transaction) error {
 		r := tx.rows[id]
 		if r == nil {
 			return ErrNotFound

@@ -61,6 +61,17 @@ func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, err
 	return sagas, false, nil
 }
 
+// reading waits for one of the connections that reads may have: half of the
+// pool. However many people look at lists, starts, replies and timers go on.
+func (c *Coordinator) reading(ctx context.Context) (done func(), err error) {
+	select {
+	case c.reads <- struct{}{}:
+		return func() { <-c.reads }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for other reads: %w", ctx.Err())
+	}
+}
+
 // query collects conditions and their arguments.
 type query struct {
 	text string
@@ -83,6 +94,11 @@ func (c *Coordinator) views(ctx context.Context, sql string, args, more []any, e
 		created, updated time.Time
 		stale            int
 	}
+	done, err := c.reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	rows, err := c.Pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
@@ -149,6 +165,11 @@ type historyRow struct {
 }
 
 func (c *Coordinator) readHistory(ctx context.Context, id uuid.UUID) (*saga.Definition, []historyRow, error) {
+	done, err := c.reading(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
 	rows, err := c.Pool.Query(ctx, `
 		SELECT s.definition_id, h.version, h.at, h.entries
 		FROM saga s JOIN saga_history h ON h.saga_id = s.id WHERE s.id = $1 ORDER BY h.version`, id)

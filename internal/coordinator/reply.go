@@ -60,7 +60,7 @@ func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, 
 	}
 	var applied, stale int
 	var dead []deadLetter
-	_, err := c.change(ctx, lockByID, ids, func(tx *transaction) error {
+	_, err := c.change(ctx, lockByID, []any{ids}, func(tx *transaction) error {
 		applied, stale = 0, 0
 		for i, d := range deliveries {
 			r := tx.rows[sagaOf[i]]

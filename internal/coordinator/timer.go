@@ -13,7 +13,8 @@ const (
 	timerPoll      = 2 * time.Second       // how late another server's early timer may be noticed
 	timerGap       = 20 * time.Millisecond // between two passes: timers that are due closely together go together
 	brokenInterval = time.Minute           // how soon to try again a saga that does not fit its definition
-	holdInterval   = time.Second           // how soon to look again at a saga whose command is still in the outbox
+	holdLeast      = time.Second           // how soon to look again at a saga whose command is still in the outbox,
+	holdMost       = 30 * time.Second      // and how late if that goes on: an outage must not be work for the database
 )
 
 // runTimers fires timers until ctx is cancelled. Between passes it sleeps until
@@ -58,7 +59,7 @@ func (c *Coordinator) timerPass(ctx context.Context) (next time.Time, err error)
 	if earliest.After(now) {
 		return *earliest, nil
 	}
-	return now, c.fireTimers(ctx, now)
+	return now, c.fireTimers(ctx, now, timerBatch)
 }
 
 // pokeTimers makes the loop look at its next due time again. A poke that finds
@@ -84,19 +85,22 @@ func (c *Coordinator) pokeTimers(due time.Time) {
 // that are still open. Two servers share the work: a row that the other has
 // locked is skipped. The rows go in the transaction that deals with their
 // sagas: after a crash they are still there.
-var lockDue = fmt.Sprintf(`
+const lockDue = `
 	WITH due AS (
 		DELETE FROM saga_timer WHERE ctid = ANY (ARRAY(
-			SELECT ctid FROM saga_timer WHERE due_at <= $1 ORDER BY due_at LIMIT %d FOR UPDATE SKIP LOCKED))
+			SELECT ctid FROM saga_timer WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 		RETURNING saga_id, withheld)
-	SELECT %s, d.withheld
+	SELECT ` + sagaColumns + `, d.withheld
 	FROM (SELECT saga_id, bool_or(withheld) AS withheld FROM due GROUP BY saga_id) d
 	JOIN saga s ON s.id = d.saga_id
 	WHERE s.status IN ('running', 'compensating', 'stuck')
-	ORDER BY s.id FOR UPDATE OF s`, timerBatch, sagaColumns)
+	ORDER BY s.id FOR UPDATE OF s`
 
-func (c *Coordinator) fireTimers(ctx context.Context, now time.Time) error {
-	rows, err := c.change(ctx, lockDue, now, func(tx *transaction) error {
+// fireTimers deals with the sagas of the limit earliest timers. If the database
+// refuses what comes of them, it is tried with fewer, and one that is refused
+// alone is put off: it must not hold up the others.
+func (c *Coordinator) fireTimers(ctx context.Context, now time.Time, limit int) error {
+	rows, err := c.change(ctx, lockDue, []any{now, limit}, func(tx *transaction) error {
 		for _, r := range tx.rows {
 			if err := tx.fire(r); err != nil {
 				c.Log.ErrorContext(ctx, "saga cannot be worked on", "saga_id", r.id, "err", err)
@@ -106,6 +110,15 @@ func (c *Coordinator) fireTimers(ctx context.Context, now time.Time) error {
 		}
 		return nil
 	})
+	switch {
+	case isDataError(err) && limit > 1:
+		return c.fireTimers(ctx, now, limit/2)
+	case isDataError(err):
+		c.Log.ErrorContext(ctx, "what a timer leads to cannot be stored; it is put off", "err", err)
+		_, err = c.Pool.Exec(ctx, `
+			UPDATE saga_timer SET due_at = $1 WHERE ctid = (SELECT ctid FROM saga_timer WHERE due_at <= $2 ORDER BY due_at LIMIT 1)`,
+			now.Add(brokenInterval), now)
+	}
 	if err != nil {
 		return fmt.Errorf("fire timers: %w", err)
 	}

@@ -118,19 +118,22 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	if err != nil {
 		return Saga{}, fmt.Errorf("saga id: %w", err)
 	}
-	if len(s.Steps) != len(def.Steps) {
+	if len(def.Steps) > 0 && len(s.Steps) != len(def.Steps) {
 		return Saga{}, fmt.Errorf("saga %s does not fit its definition %s", s.ID, def.Name)
 	}
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
 		Input: s.Input, Error: s.Cause, CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: stale,
-		CreatedAt: created, UpdatedAt: updated, Actions: saga.Allowed(def, s), Steps: make([]Step, len(def.Steps)),
+		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
+	}
+	if len(def.Steps) > 0 {
+		v.Actions = saga.Allowed(def, s)
 	}
 	if s.Status.Ended() {
 		v.EndedAt = &updated
 	}
-	for i, st := range s.Steps {
-		step := def.Steps[i]
+	for i, step := range def.Steps { // none if the definition cannot be read
+		st := s.Steps[i]
 		v.Steps[i] = Step{
 			Name: step.Name, Participant: step.Participant, Kind: string(step.Kind),
 			Status: st.Status, Result: st.Result, Error: st.Error,

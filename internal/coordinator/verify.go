@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -41,7 +42,13 @@ func (c *Coordinator) Verify(ctx context.Context, each func(Flaw)) (int, error) 
 		}
 		for _, s := range found {
 			def, err := c.definition(ctx, s.DefinitionID)
-			if err == nil {
+			switch {
+			case errors.Is(err, ErrUnknownDefinition):
+			case err != nil:
+				return n, err
+			case def.broken != nil:
+				err = def.broken
+			default:
 				err = s.verify(def.Definition)
 			}
 			if err != nil {

@@ -122,7 +122,9 @@ func (m *machine) issue(i int, phase Phase, generation, attempt int) {
 			c.ActionOutcome = OutcomeUnknown
 		}
 	case step.Kind == Compensatable:
-		c.NotAfter = due
+		// Not the attempt's own timeout: an answer that comes later still counts,
+		// and a command that was long on its way must not have been in vain.
+		c.NotAfter = m.state.DeadlineAt
 	}
 	m.commands = append(m.commands, c)
 }

@@ -72,8 +72,8 @@ func TestAnotherAttemptIsTheSameEffect(t *testing.T) {
 	if second.Generation != first.Generation || !second.EffectTime.Equal(first.EffectTime) || string(second.Payload) != string(first.Payload) {
 		t.Errorf("the second attempt is another effect:\n%+v\n%+v", first, second)
 	}
-	if !second.NotAfter.After(first.NotAfter) {
-		t.Errorf("the second attempt is not after %s, as the first", second.NotAfter)
+	if !second.NotAfter.Equal(first.NotAfter) {
+		t.Errorf("the second attempt is not after %s, the first not after %s", second.NotAfter, first.NotAfter)
 	}
 }
 

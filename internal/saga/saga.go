@@ -109,7 +109,7 @@ type Command struct {
 	Generation    int
 	Attempt       int
 	EffectTime    time.Time // first issue of this effect id
-	NotAfter      time.Time // zero: none. A participant should not start later (an optimisation, never relied on)
+	NotAfter      time.Time // the saga's deadline; zero: none. A participant should not start later (an optimisation, never relied on)
 	ActionOutcome Outcome   // compensations only: Succeeded, or "unknown"
 	ActionGen     int       // compensations only: the generation of the action that it undoes
 	Payload       json.RawMessage
