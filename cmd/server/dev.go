@@ -103,7 +103,11 @@ func (d *devCmd) Run(ctx context.Context, out program.Streams) (err error) {
 	}
 	// Now rather than by the engine in a moment: whoever looks for a stream
 	// meanwhile would find none, say so, and wait.
-	if err := e.topology().Ensure(ctx, js); err != nil {
+	var names []string
+	for _, def := range defs {
+		names = append(names, def.Participants()...)
+	}
+	if err := e.topology(names).Ensure(ctx, js); err != nil {
 		return interrupted(ctx, err)
 	}
 	return d.work(ctx, e, at, registry)
