@@ -76,6 +76,18 @@ func TestAnUnexpectedErrorIsLoggedAndNotShown(t *testing.T) {
 	}
 }
 
+// A server may be given definitions of its own, and none that carries orders.
+func TestOrdersWithoutTheirDefinitionAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newService(t, func(o *options) { o.undefined = true })
+	if p := decode[api.Problem](t, s.do("POST", "/v1/orders", oneBook), stdhttp.StatusUnprocessableEntity); p.Code != api.ProblemCodeUnknownDefinition || p.Retryable {
+		t.Errorf("problem is %+v", p)
+	}
+	if n := s.rows(); n != 0 {
+		t.Errorf("%d rows were written", n)
+	}
+}
+
 func TestAPanicIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	s := newService(t, func(o *options) {

@@ -60,6 +60,8 @@ func failureOf(err error) *failure {
 		return &failure{code: api.ProblemCode(illegal.Code), detail: "The saga is " + string(illegal.Status) + ".", allowed: allowed}
 	case errors.Is(err, coordinator.ErrNotFound):
 		return notFound()
+	case errors.Is(err, coordinator.ErrUnknownDefinition):
+		return &failure{code: api.ProblemCodeUnknownDefinition}
 	case errors.Is(err, coordinator.ErrKeyReused):
 		return at(api.ProblemCodeIdempotencyKeyReused, "header:Idempotency-Key", "was used with another body")
 	case errors.Is(err, coordinator.ErrPrecondition):

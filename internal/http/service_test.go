@@ -52,6 +52,7 @@ type options struct {
 	pool        *pgxpool.Pool
 	coordinator coordinator.Config
 	idle        bool // the coordinator does not run
+	undefined   bool // no definition is registered
 	checks      map[string]telemetry.Check
 }
 
@@ -70,7 +71,9 @@ func newService(t *testing.T, opts ...option) *service {
 		t: t, pool: o.pool, sagas: coordinator.New(o.coordinator), health: telemetry.NewHealth(testkit.Log(t), o.checks),
 		registry: prometheus.NewRegistry(), log: &logs{},
 	}
-	s.register()
+	if !o.undefined {
+		s.register()
+	}
 	s.run(o.idle)
 	stopping := make(chan struct{})
 	s.stopping = sync.OnceFunc(func() { close(stopping) })
