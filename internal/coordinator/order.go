@@ -18,12 +18,6 @@ type Order struct {
 	Total      string // decimal
 }
 
-// OrderView is an order with the saga that carries it.
-type OrderView struct {
-	Saga  Saga
-	Order Order
-}
-
 func queueOrders(b *pgx.Batch, jobs []*startJob) {
 	const q = `
 		INSERT INTO orders (id, customer_id, currency, total)
@@ -44,18 +38,17 @@ func queueOrders(b *pgx.Batch, jobs []*startJob) {
 	}
 }
 
-const orderColumns = viewColumns + `, o.customer_id, o.currency, o.total::text`
-
-// GetOrder returns [ErrNotFound] if there is no such order.
-func (c *Coordinator) GetOrder(ctx context.Context, id uuid.UUID) (OrderView, error) {
-	views, err := c.orderViews(ctx, `SELECT `+orderColumns+` FROM orders o JOIN saga s ON s.id = o.id WHERE o.id = $1`, id)
+// GetOrder returns the saga that carries the order, or [ErrNotFound] if there
+// is no such order.
+func (c *Coordinator) GetOrder(ctx context.Context, id uuid.UUID) (Saga, error) {
+	sagas, err := c.views(ctx, `SELECT `+viewColumns+` FROM orders o JOIN saga s ON s.id = o.id WHERE o.id = $1`, id)
 	if err != nil {
-		return OrderView{}, fmt.Errorf("read order %s: %w", id, err)
+		return Saga{}, fmt.Errorf("read order %s: %w", id, err)
 	}
-	if len(views) == 0 {
-		return OrderView{}, ErrNotFound
+	if len(sagas) == 0 {
+		return Saga{}, ErrNotFound
 	}
-	return views[0], nil
+	return sagas[0], nil
 }
 
 // OrderFilter selects orders; zero values select all.
@@ -66,9 +59,10 @@ type OrderFilter struct {
 	Limit      int
 }
 
-// ListOrders returns orders, newest first, and whether there are more.
-func (c *Coordinator) ListOrders(ctx context.Context, f OrderFilter) ([]OrderView, bool, error) {
-	q := query{text: `SELECT ` + orderColumns + ` FROM orders o JOIN saga s ON s.id = o.id WHERE true`}
+// ListOrders returns the sagas that carry orders, newest first, and whether
+// there are more.
+func (c *Coordinator) ListOrders(ctx context.Context, f OrderFilter) ([]Saga, bool, error) {
+	q := query{text: `SELECT ` + viewColumns + ` FROM orders o JOIN saga s ON s.id = o.id WHERE true`}
 	if f.CustomerID != "" {
 		q.and(`o.customer_id = `, f.CustomerID)
 	}
@@ -79,26 +73,12 @@ func (c *Coordinator) ListOrders(ctx context.Context, f OrderFilter) ([]OrderVie
 		q.and(`o.id < `, f.Before)
 	}
 	q.text += fmt.Sprintf(` ORDER BY o.id DESC LIMIT %d`, f.Limit+1)
-	views, err := c.orderViews(ctx, q.text, q.args...)
+	sagas, err := c.views(ctx, q.text, q.args...)
 	if err != nil {
 		return nil, false, fmt.Errorf("list orders: %w", err)
 	}
-	if len(views) > f.Limit {
-		return views[:f.Limit], true, nil
+	if len(sagas) > f.Limit {
+		return sagas[:f.Limit], true, nil
 	}
-	return views, false, nil
-}
-
-func (c *Coordinator) orderViews(ctx context.Context, sql string, args ...any) ([]OrderView, error) {
-	var orders []Order
-	var order Order
-	sagas, err := c.views(ctx, sql, args, []any{&order.CustomerID, &order.Currency, &order.Total}, func() { orders = append(orders, order) })
-	if err != nil {
-		return nil, err
-	}
-	views := make([]OrderView, len(sagas))
-	for i := range sagas {
-		views[i] = OrderView{Saga: sagas[i], Order: orders[i]}
-	}
-	return views, nil
+	return sagas, false, nil
 }

@@ -18,7 +18,7 @@ const viewColumns = `s.id, s.definition_id, s.version, s.state, s.input, s.creat
 
 // Get returns [ErrNotFound] if there is no such saga.
 func (c *Coordinator) Get(ctx context.Context, id uuid.UUID) (Saga, error) {
-	sagas, err := c.views(ctx, `SELECT `+viewColumns+` FROM saga s WHERE s.id = $1`, []any{id}, nil, nil)
+	sagas, err := c.views(ctx, `SELECT `+viewColumns+` FROM saga s WHERE s.id = $1`, id)
 	if err != nil {
 		return Saga{}, fmt.Errorf("read saga %s: %w", id, err)
 	}
@@ -51,7 +51,7 @@ func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, err
 		q.and(`s.id < `, f.Before)
 	}
 	q.text += fmt.Sprintf(` ORDER BY s.id DESC LIMIT %d`, f.Limit+1)
-	sagas, err := c.views(ctx, q.text, q.args, nil, nil)
+	sagas, err := c.views(ctx, q.text, q.args...)
 	if err != nil {
 		return nil, false, fmt.Errorf("list sagas: %w", err)
 	}
@@ -83,8 +83,8 @@ func (q *query) and(condition string, arg any) {
 	q.text += ` AND ` + condition + `($` + strconv.Itoa(len(q.args)) + `)`
 }
 
-// views reads sagas; further columns are scanned into more, and each is told.
-func (c *Coordinator) views(ctx context.Context, sql string, args, more []any, each func()) ([]Saga, error) {
+// views reads sagas.
+func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Saga, error) {
 	type stored struct {
 		id               uuid.UUID
 		definition       int32
@@ -105,13 +105,10 @@ func (c *Coordinator) views(ctx context.Context, sql string, args, more []any, e
 	}
 	var found []stored
 	var s stored
-	targets := append([]any{(*[16]byte)(&s.id), &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}, more...)
+	targets := []any{(*[16]byte)(&s.id), &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}
 	if _, err := pgx.ForEachRow(rows, targets, func() error {
 		found = append(found, s)
 		s.state, s.input = nil, nil
-		if each != nil {
-			each()
-		}
 		return nil
 	}); err != nil {
 		return nil, err

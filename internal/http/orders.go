@@ -44,7 +44,7 @@ func (s *server) StartOrder(ctx context.Context, req api.StartOrderRequestObject
 }
 
 func (s *server) GetOrder(ctx context.Context, req api.GetOrderRequestObject) (api.GetOrderResponseObject, error) {
-	answer, saga, err := s.get(ctx, req.Id, s.sagaOfOrder, req.Params.IfNoneMatch, req.Params.Prefer)
+	answer, saga, err := s.get(ctx, req.Id, s.Sagas.GetOrder, req.Params.IfNoneMatch, req.Params.Prefer)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (s *server) GetOrder(ctx context.Context, req api.GetOrderRequestObject) (a
 func (s *server) CancelOrder(ctx context.Context, req api.CancelOrderRequestObject) (api.CancelOrderResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	if _, err := s.sagaOfOrder(ctx, req.Id); err != nil {
+	if _, err := s.Sagas.GetOrder(ctx, req.Id); err != nil {
 		return nil, err
 	}
 	answer, saga, err := s.cancel(ctx, req.Id, ordersPath, req.Params.IfMatch, req.Body)
@@ -64,12 +64,6 @@ func (s *server) CancelOrder(ctx context.Context, req api.CancelOrderRequestObje
 	}
 	answer.body, err = orderView(saga)
 	return answer, err
-}
-
-// sagaOfOrder returns [coordinator.ErrNotFound] for sagas that carry no order.
-func (s *server) sagaOfOrder(ctx context.Context, id api.ID) (coordinator.Saga, error) {
-	o, err := s.Sagas.GetOrder(ctx, id)
-	return o.Saga, err
 }
 
 func (s *server) ListOrders(ctx context.Context, req api.ListOrdersRequestObject) (api.ListOrdersResponseObject, error) {
@@ -100,12 +94,12 @@ func (s *server) ListOrders(ctx context.Context, req api.ListOrdersRequestObject
 	}
 	list := api.ListOrders200JSONResponse{Body: api.OrderList{Items: make([]api.Order, len(orders)), HasMore: more}}
 	for i, o := range orders {
-		if list.Body.Items[i], err = orderView(o.Saga); err != nil {
+		if list.Body.Items[i], err = orderView(o); err != nil {
 			return nil, err
 		}
 	}
 	if more {
-		list.Body.NextCursor, list.Headers.Link = page.next(orders[len(orders)-1].Saga.ID)
+		list.Body.NextCursor, list.Headers.Link = page.next(orders[len(orders)-1].ID)
 	}
 	return list, nil
 }
