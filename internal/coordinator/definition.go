@@ -38,6 +38,7 @@ func (c *Coordinator) Register(ctx context.Context, defs ...*saga.Definition) er
 			return fmt.Errorf("register definition %s: %w", def.Name, err)
 		}
 		c.definitions.add(d, true)
+		c.Metrics.expect(d.Name)
 	}
 	return nil
 }

@@ -1,6 +1,10 @@
 package coordinator
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/skald-saga/skald/internal/saga"
+)
 
 // Metrics count what the coordinator does.
 type Metrics struct {
@@ -41,4 +45,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.waiting, m.batch, m.duration)
 	}
 	return m
+}
+
+// expect makes a definition's counters begin at zero: an alert on an increase
+// would miss a counter that is born with its first event.
+func (m *Metrics) expect(definition string) {
+	m.started.WithLabelValues(definition)
+	m.stuck.WithLabelValues(definition)
+	for _, status := range []saga.Status{saga.Completed, saga.Compensated} {
+		m.ended.WithLabelValues(definition, string(status))
+	}
 }

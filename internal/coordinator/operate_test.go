@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/skald-saga/skald/internal/coordinator"
 	"github.com/skald-saga/skald/internal/saga"
@@ -90,5 +91,26 @@ func TestCancelWaitsForThePivot(t *testing.T) {
 			t.Errorf("the pivot %s: the saga is %s, want %s", outcome, got.Status, want)
 		}
 		f.verifyHistory()
+	}
+}
+
+// An alert on an increase must see the first stuck saga.
+func TestCountersBeginAtZero(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	reg := prometheus.NewRegistry()
+	f.coordinator(func(cfg *coordinator.Config) { cfg.Metrics = coordinator.NewMetrics(reg) })
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, family := range families {
+		there[family.GetName()] = true
+	}
+	for _, name := range []string{"saga_stuck_total", "saga_started_total", "saga_finished_total"} {
+		if !there[name] {
+			t.Errorf("%s is not there before its first event", name)
+		}
 	}
 }

@@ -22,6 +22,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_publish_latency_seconds", Help: "From the insert of a row to the broker's acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
 	}
+	for _, outcome := range []string{"acknowledged", "dead"} {
+		m.published.WithLabelValues(outcome) // from zero, so that an alert sees the first
+	}
 	if reg != nil {
 		reg.MustRegister(m.oldest, m.published, m.failedPasses, m.latency)
 	}

@@ -60,12 +60,12 @@ func PoolConfig(databaseURL, application string, connections int32) (*pgxpool.Co
 
 // NATSFlag says which NATS.
 type NATSFlag struct {
-	NATSURL string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222" placeholder:"URL"`
+	NATSURL string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222"`
 }
 
 // PrefixFlag keeps installations on one NATS apart.
 type PrefixFlag struct {
-	Prefix string `help:"First token of all NATS subjects." env:"SKALD_PREFIX" default:"skald"`
+	Prefix string `help:"Beginning of all NATS subjects: it keeps installations on one NATS apart." env:"SKALD_PREFIX" default:"skald"`
 }
 
 // CheckNATSURL refuses what is not a list of NATS servers.

@@ -20,10 +20,10 @@ import (
 // Streams are what a command writes to.
 type Streams struct{ Out, Err io.Writer }
 
-// Context is cancelled by SIGINT or SIGTERM. A second signal ends the program
+// Context is cancelled by SIGINT, SIGTERM or SIGHUP. A second signal ends the program
 // at once: a stop may take too long.
 func Context() context.Context {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	return ctx
 }
