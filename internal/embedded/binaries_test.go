@@ -1,8 +1,10 @@
 package embedded
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -58,5 +60,66 @@ func TestThePackagedBuildGetsItsLinks(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(moved, "native", "lib", "libx.so.1"))
 	if err != nil || string(b) != "library" {
 		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// A folder that others may write to, or a link to anywhere, may hold anything;
+// what is in it would be run, perhaps by root.
+func TestAPackagedBuildThatIsNotOursIsNotRun(t *testing.T) {
+	platform := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
+	name := "skald-postgres-" + runtime.GOOS + "-" + platform + "-" + npmVersion
+	npm := t.TempDir()                                                                                    // it is there, and finds nothing
+	if err := os.WriteFile(filepath.Join(npm, "npm"), []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	for what, plant := range map[string]func(root string) error{
+		"writable by all": func(root string) error { return os.Chmod(root, 0o777) }, //nolint:gosec // that is the point
+		"a link": func(root string) error {
+			return errors.Join(os.Rename(root, root+".real"), os.Symlink(root+".real", root))
+		},
+		"of another user": func(root string) error {
+			if os.Geteuid() != 0 { // only root can give a folder away
+				return os.Chmod(root, 0o770) //nolint:gosec // that is the point
+			}
+			return os.Chown(root, 65534, 65534)
+		},
+		"ours": nil,
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("PATH", npm)
+			t.Setenv("TMPDIR", dir)
+			t.Setenv("HOME", dir)
+			t.Setenv("XDG_CACHE_HOME", dir)
+			cache, err := os.UserCacheDir()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if os.Geteuid() == 0 {
+				cache = dir
+			}
+			root := filepath.Join(cache, name)
+			bin := filepath.Join(root, "package", "native", "bin")
+			if err := os.MkdirAll(bin, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, program := range []string{"initdb", "postgres"} {
+				if err := os.WriteFile(filepath.Join(bin, program), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if plant == nil {
+				if got, err := packaged(t.Context()); got != bin || err != nil {
+					t.Errorf("got %q, %v; want %q", got, err, bin)
+				}
+				return
+			}
+			if err := plant(root); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := packaged(t.Context()); got != "" || !errors.Is(err, ErrNoPostgres) || !strings.Contains(err.Error(), root) {
+				t.Errorf("got %q, %v; want it to be refused", got, err)
+			}
+		})
 	}
 }
