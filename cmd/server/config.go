@@ -66,7 +66,6 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 type engineFlags struct {
 	program.PrefixFlag
 	HTTPAddr          string        `help:"Where the API listens." env:"SKALD_HTTP_ADDR" default:"127.0.0.1:8080"`
-	AdminAddr         string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_ADMIN_ADDR" default:"127.0.0.1:9090"`
 	InsecureNoAuth    bool          `help:"Listen beyond this machine although the API asks nobody who they are." env:"SKALD_INSECURE_NO_AUTH"`
 	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in order saga." env:"SKALD_DEFINITIONS" placeholder:"DIR"`
 	DatabaseConns     int32         `help:"Most database connections." env:"SKALD_DATABASE_CONNS" default:"16"`

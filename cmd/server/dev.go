@@ -25,6 +25,7 @@ import (
 
 type devCmd struct {
 	engineFlags
+	AdminAddr      string `help:"Where health, metrics and pprof are served; default: only on the API's port." env:"SKALD_ADMIN_ADDR"`
 	NATSAddr       string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222" placeholder:"HOST:PORT"`
 	PostgresAddr   string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0" placeholder:"HOST:PORT"`
 	DatabaseURL    string `help:"Use this Postgres server instead of a private one; the databases skald and shop are made in it." env:"DATABASE_URL" placeholder:"URL"`
@@ -53,7 +54,7 @@ func (d *devCmd) Run(ctx context.Context, out program.Streams) (err error) {
 	}
 	log := d.logger(out, "text")
 	tuneGC()
-	api, admin, err := d.listen()
+	api, admin, err := d.listen(d.AdminAddr)
 	if err != nil {
 		return err
 	}
@@ -121,26 +122,36 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// work runs the engine and the participants. The participants stop last: they
-// answer what the engine has sent.
+// work runs the engine and, if they are wanted, the participants.
 func (d *devCmd) work(ctx context.Context, e *engine, at endpoints, registry *prometheus.Registry) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.run(ctx) })
-	if !d.NoParticipants {
-		g.Go(func() error {
-			pool, err := openPool(ctx, at.Shop, 16)
-			if err != nil {
-				return err
-			}
-			defer pool.Close()
-			nc, err := connectNATS(at.NATS, e.log)
-			if err != nil {
-				return err
-			}
-			defer nc.Close()
-			return shop.Run(ctx, shop.Config{Pool: pool, NATS: nc, Prefix: d.Prefix, Log: e.log, Registerer: registry})
-		})
+	if d.NoParticipants {
+		return e.run(ctx)
 	}
+	return outlive(ctx, e.run, func(ctx context.Context) error {
+		pool, err := openPool(ctx, at.Shop, 16)
+		if err != nil {
+			return err
+		}
+		defer pool.Close()
+		nc, err := connectNATS(at.NATS, e.log)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		return shop.Run(ctx, shop.Config{Pool: pool, NATS: nc, Prefix: d.Prefix, Log: e.log, Registerer: registry})
+	})
+}
+
+// outlive runs both. The participants are told to stop once the engine has
+// stopped: they answer what it has sent. If they fail, the engine stops too.
+func outlive(ctx context.Context, engine, participants func(context.Context) error) error {
+	last, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer stop()
+		return engine(ctx)
+	})
+	g.Go(func() error { return participants(last) })
 	return g.Wait()
 }
 
@@ -262,6 +273,7 @@ Skald is ready.
 
   API       %[1]s
   metrics   %[1]s/metrics
+  profiles  %[1]s/debug/pprof/
   NATS      %[2]s
   Postgres  %[3]s
   shop      %[4]s

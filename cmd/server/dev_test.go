@@ -33,7 +33,7 @@ type dev struct {
 func startDev(t *testing.T, tmp string, args ...string) *dev {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
-	args = append([]string{"dev", "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0", "--admin-addr", "", "--ready-file", ready}, args...)
+	args = append([]string{"dev", "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0", "--ready-file", ready}, args...)
 	d := &dev{t: t, log: &bytes.Buffer{}, cmd: exec.Command(testkit.Build(t, "cmd/server"), args...)}
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "DATABASE_URL=", "NATS_URL=")
@@ -176,6 +176,11 @@ func TestDevTakesOrdersToTheirEnd(t *testing.T) {
 	}
 	if got := query(t, d.Shop, `SELECT on_hand || ' ' || reserved || ' ' || sold FROM inventory.stock WHERE sku = 'lamp'`); got != "6 0 4" {
 		t.Errorf("lamps: %s, want 6 on hand, none reserved, 4 sold", got)
+	}
+	for path, says := range map[string]string{"/metrics": "saga_started_total", "/debug/pprof/": "goroutine", "/debug/pprof/cmdline": "dev"} {
+		if code, body := ask(http.MethodGet, d.HTTP+path, ""); code != http.StatusOK || !strings.Contains(body, says) {
+			t.Errorf("%s: %d, %s", path, code, body)
+		}
 	}
 	d.interrupt()
 	if left, _ := os.ReadDir(tmp); len(left) > 0 {

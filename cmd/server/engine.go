@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	stdhttp "net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -34,26 +35,57 @@ type engine struct {
 	log         *slog.Logger
 	registry    *prometheus.Registry
 	withRelay   bool
-	dev         bool         // metrics on the API's port too
-	api, admin  net.Listener // admin may be nil
-	ready       func()       // called when the API answers; may be nil
+	dev         bool                        // metrics and profiles on the API's port too
+	api, admin  net.Listener                // admin may be nil
+	prepare     func(context.Context) error // waits for the database and sets nc; nil: both are there
+	ready       func()                      // called when sagas can be started; may be nil
+
+	started atomic.Bool // everything is there
+	waker   *bus.Waker
 }
 
 // run works until ctx is cancelled: then it refuses new requests, lets those
-// that are open finish, and stops the rest.
+// that are open finish, and stops the rest. It serves at once, so that whoever
+// asks how it is while it waits for the database gets an answer.
 func (e *engine) run(ctx context.Context) error {
-	wake := make(chan struct{}, 1)
-	waker := bus.NewWaker(e.nc, e.flags.Prefix)
-	c := coordinator.New(coordinator.Config{
+	c, wake := e.coordinator()
+	// The engine outlives ctx: what open requests have begun must be finished.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+	g.Go(func() error {
+		defer stop()
+		return e.serve(ctx, work, c)
+	})
+	g.Go(func() error {
+		if e.prepare != nil {
+			if err := e.prepare(ctx); err != nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		return interrupted(ctx, e.start(ctx, work, g, c, wake))
+	})
+	return g.Wait()
+}
+
+// coordinator also returns what wakes a relay in this process. Other relays
+// are woken by NATS, once there is a connection.
+func (e *engine) coordinator() (c *coordinator.Coordinator, wake chan struct{}) {
+	wake = make(chan struct{}, 1)
+	return coordinator.New(coordinator.Config{
 		Pool: e.pool, Log: e.log, Prefix: e.flags.Prefix, Metrics: coordinator.NewMetrics(e.registry),
 		Wake: func() {
-			waker.Wake()
+			e.waker.Wake()
 			select {
 			case wake <- struct{}{}:
 			default:
 			}
 		},
-	})
+	}), wake
+}
+
+// start starts everything but the API in g, and tells the API when all is there.
+func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordinator.Coordinator, wake chan struct{}) error {
 	if err := c.Register(ctx, e.definitions...); err != nil {
 		return err
 	}
@@ -69,31 +101,28 @@ func (e *engine) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
+	publisher, err := bus.NewPublisher(e.nc)
+	if err != nil {
+		return err
+	}
+	e.waker = bus.NewWaker(e.nc, e.flags.Prefix) // before the coordinator runs: it wakes
 	replies := bus.ReplyConsumer{Prefix: e.flags.Prefix, JS: js, Log: e.log, Missing: keeper.Poke}
-
-	// The engine outlives ctx: what open requests have begun must be finished.
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return c.Run(work) })
 	g.Go(func() error { return keeper.Run(work) })
-	g.Go(func() error { return waker.Run(work) })
+	g.Go(func() error { return e.waker.Run(work) })
 	g.Go(func() error { return replies.Run(work, handle(c)) })
 	g.Go(func() error { return untilClosed(work, e.nc) })
 	if e.withRelay {
-		publisher, err := bus.NewPublisher(e.nc)
-		if err != nil {
-			return err
-		}
 		publisher.Missing = keeper.Poke
 		relay := &outbox.Relay{Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Metrics: outbox.NewMetrics(e.registry)}
 		g.Go(func() error { return relay.Run(work) })
 	}
-	g.Go(func() error {
-		defer stop()
-		return e.serve(ctx, work, c)
-	})
-	return g.Wait()
+	e.started.Store(true)
+	e.log.Info("serving", "http", e.api.Addr().String(), "relay", e.withRelay)
+	if e.ready != nil {
+		e.ready()
+	}
+	return nil
 }
 
 // untilClosed returns an error if the connection is closed for good, which the
@@ -131,13 +160,19 @@ func handle(c *coordinator.Coordinator) func(context.Context, []bus.Delivery) er
 // serve answers requests until ctx is cancelled or the engine fails, then
 // drains.
 func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) error {
-	health := telemetry.NewHealth(e.log, map[string]telemetry.Check{"database": c.Ready})
+	health := telemetry.NewHealth(e.log, map[string]telemetry.Check{"database": func(ctx context.Context) error {
+		if !e.started.Load() {
+			return errors.New("the engine waits for the database")
+		}
+		return c.Ready(ctx)
+	}})
 	stopping := make(chan struct{})
 	cfg := http.Config{
-		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: program.Version(), Stopping: stopping,
+		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: program.Version(),
+		Started: e.started.Load, Stopping: stopping,
 	}
 	if e.dev {
-		cfg.Metrics = telemetry.Metrics(e.registry)
+		cfg.Admin = telemetry.Admin(health, e.registry)
 	}
 	handler, err := http.New(cfg)
 	if err != nil {
@@ -151,10 +186,6 @@ func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) er
 		admin := newServer(telemetry.Admin(health, e.registry))
 		servers = append(servers, admin)
 		go func() { failed <- admin.Serve(e.admin) }()
-	}
-	e.log.Info("serving", "http", e.api.Addr().String(), "relay", e.withRelay)
-	if e.ready != nil {
-		e.ready()
 	}
 	select {
 	case err = <-failed:
@@ -172,7 +203,9 @@ func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) er
 			err = errors.Join(err, fmt.Errorf("requests were cut off by --drain-timeout: %w", shutdownErr), s.Close())
 		}
 	}
-	e.log.Info("stopped")
+	if e.started.Load() {
+		e.log.Info("stopped")
+	}
 	return err
 }
 

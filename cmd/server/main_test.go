@@ -43,8 +43,8 @@ func TestMistakesAreOneLineAndStatus2(t *testing.T) {
 		"a file that is not there":       {[]string{"migrate", "up", "--database-url-file", "/nothing"}, "--database-url-file"},
 		"a taken API port":               {[]string{"serve", "--database-url", db, "--http-addr", port}, "--http-addr"},
 		"a taken admin port":             {[]string{"serve", "--database-url", db, "--http-addr", "127.0.0.1:0", "--admin-addr", port}, "--admin-addr"},
-		"a taken NATS port":              {[]string{"dev", "--http-addr", "127.0.0.1:0", "--admin-addr", "", "--nats-addr", port}, "--nats-addr"},
-		"a taken Postgres port":          {[]string{"dev", "--http-addr", "127.0.0.1:0", "--admin-addr", "", "--nats-addr", "127.0.0.1:0", "--postgres-addr", port}, "--postgres-addr"},
+		"a taken NATS port":              {[]string{"dev", "--http-addr", "127.0.0.1:0", "--nats-addr", port}, "--nats-addr"},
+		"a taken Postgres port":          {[]string{"dev", "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0", "--postgres-addr", port}, "--postgres-addr"},
 		"an address without port":        {[]string{"dev", "--http-addr", "localhost"}, "--http-addr"},
 		"an open address without auth":   {[]string{"serve", "--database-url", db, "--http-addr", "0.0.0.0:0"}, "--insecure-no-auth"},
 		"all addresses without auth":     {[]string{"dev", "--http-addr", ":0"}, "--insecure-no-auth"},
@@ -71,6 +71,20 @@ func TestMistakesAreOneLineAndStatus2(t *testing.T) {
 				t.Errorf("standard output: %q", stdout.String())
 			}
 		})
+	}
+}
+
+// The README's first command must work beside whatever has the admin port.
+func TestOnlyServeHasAnAdminPortUnlessTold(t *testing.T) {
+	t.Parallel()
+	for command, want := range map[string]bool{"serve": true, "dev": false} {
+		var out bytes.Buffer
+		if code := run(t.Context(), []string{command, "--help"}, &out, &out); code != 0 || !strings.Contains(out.String(), "--admin-addr") {
+			t.Fatalf("%s --help: %d, %s", command, code, &out)
+		}
+		if got := strings.Contains(out.String(), "127.0.0.1:9090"); got != want {
+			t.Errorf("%s has the admin port 9090: %t, want %t", command, got, want)
+		}
 	}
 }
 

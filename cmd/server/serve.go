@@ -22,7 +22,8 @@ type serveCmd struct {
 	databaseFlags
 	engineFlags
 	program.NATSFlag
-	WithRelay bool `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
+	AdminAddr string `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_ADMIN_ADDR" default:"127.0.0.1:9090"`
+	WithRelay bool   `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
 }
 
 // Run serves until ctx is cancelled.
@@ -41,7 +42,7 @@ func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 	if err != nil {
 		return err
 	}
-	api, admin, err := s.listen()
+	api, admin, err := s.listen(s.AdminAddr)
 	if err != nil {
 		return err
 	}
@@ -52,30 +53,33 @@ func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 		return err
 	}
 	defer pool.Close()
-	if err := awaitSchema(ctx, pool, log); err != nil || ctx.Err() != nil {
-		return err
-	}
-	nc, err := connectNATS(s.NATSURL, log)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
 	e := &engine{
-		flags: s.engineFlags, definitions: defs, pool: pool, nc: nc, log: log, registry: telemetry.NewRegistry(),
+		flags: s.engineFlags, definitions: defs, pool: pool, log: log, registry: telemetry.NewRegistry(),
 		withRelay: s.WithRelay, api: api, admin: admin,
 	}
+	e.prepare = func(ctx context.Context) (err error) {
+		if err = awaitSchema(ctx, pool, log); err == nil && ctx.Err() == nil {
+			e.nc, err = connectNATS(s.NATSURL, log)
+		}
+		return err
+	}
+	defer func() {
+		if e.nc != nil {
+			e.nc.Close()
+		}
+	}()
 	return e.run(ctx)
 }
 
 // listen opens the ports that people asked for, before anything slow begins.
-func (f engineFlags) listen() (api, admin net.Listener, err error) {
+func (f engineFlags) listen(adminAddr string) (api, admin net.Listener, err error) {
 	if api, err = program.Listen("http-addr", f.HTTPAddr); err != nil {
 		return nil, nil, err
 	}
-	if f.AdminAddr == "" {
+	if adminAddr == "" {
 		return api, nil, nil
 	}
-	if admin, err = program.Listen("admin-addr", f.AdminAddr); err != nil {
+	if admin, err = program.Listen("admin-addr", adminAddr); err != nil {
 		return nil, nil, errors.Join(err, api.Close())
 	}
 	return api, admin, nil

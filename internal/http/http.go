@@ -30,8 +30,9 @@ type Config struct {
 	Log        *slog.Logger
 	Health     *telemetry.Health
 	Registerer prometheus.Registerer // of the request metrics; nil: none
-	Metrics    stdhttp.Handler       // served at /metrics; nil: not at all
+	Admin      stdhttp.Handler       // serves /metrics and /debug/pprof/ here too; nil: they are not here
 	Version    string                // of the program
+	Started    func() bool           // whether sagas can be worked with; nil: yes. Until then the database is unavailable
 	Stopping   <-chan struct{}       // closed when the server begins to drain: clients that wait get their answer then
 }
 
@@ -62,12 +63,13 @@ func New(cfg Config) (stdhttp.Handler, error) {
 	s.router.Use(s.identify, m.observe(c), s.recoverPanics(m))
 	s.router.NotFound(func(w stdhttp.ResponseWriter, r *stdhttp.Request) { s.fail(w, r, notFound()) })
 	s.router.MethodNotAllowed(s.methodNotAllowed)
-	if cfg.Metrics != nil {
-		s.router.Method(stdhttp.MethodGet, "/metrics", cfg.Metrics)
+	if cfg.Admin != nil {
+		s.router.Method(stdhttp.MethodGet, "/metrics", cfg.Admin)
+		s.router.Handle("/debug/pprof/*", cfg.Admin)
 	}
 	// The checks belong to each operation, not to the router: so an unknown path
 	// stays a 404 and a wrong method a 405.
-	operations := s.router.With(s.readRequest, s.validate())
+	operations := s.router.With(s.refuseUntilStarted, s.readRequest, s.validate())
 	strict := api.NewStrictHandlerWithOptions(s, nil, api.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc:  func(w stdhttp.ResponseWriter, r *stdhttp.Request, err error) { s.fail(w, r, undecodable(err)) },
 		ResponseErrorHandlerFunc: s.fail,

@@ -55,6 +55,18 @@ func requestID(r *stdhttp.Request) string {
 	return uuid.NewString()
 }
 
+// refuseUntilStarted lets only those requests through that need no sagas:
+// whether the process is alive, what it is, and what its problems mean.
+func (s *server) refuseUntilStarted(next stdhttp.Handler) stdhttp.Handler {
+	return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		if s.Started != nil && !s.Started() && strings.HasPrefix(r.URL.Path, "/v1/") {
+			s.fail(w, r, &failure{code: api.ProblemCodeDatabaseUnavailable, detail: "The server has not started yet. Nothing was done."})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // recoverPanics turns a panic, always a mistake of ours, into an internal error.
 func (s *server) recoverPanics(m *metrics) func(stdhttp.Handler) stdhttp.Handler {
 	return func(next stdhttp.Handler) stdhttp.Handler {

@@ -79,7 +79,7 @@ func newService(t *testing.T, opts ...option) *service {
 	s.stopping = sync.OnceFunc(func() { close(stopping) })
 	handler, err := http.New(http.Config{
 		Sagas: s.sagas, Log: slog.New(slog.NewJSONHandler(s.log, nil)), Health: s.health, Registerer: s.registry,
-		Metrics: telemetry.Metrics(s.registry), Version: "1.2.3-test", Stopping: stopping,
+		Admin: telemetry.Admin(s.health, s.registry), Version: "1.2.3-test", Stopping: stopping,
 	})
 	if err != nil {
 		t.Fatal(err)
