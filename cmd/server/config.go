@@ -114,7 +114,7 @@ func loadDefinitions(dir string) ([]*saga.Definition, error) {
 	}
 	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
-		return nil, program.Usagef("--definitions: %w", err)
+		return nil, program.Usagef("--definitions: read folder %s: %w", dir, errors.Unwrap(err)) // the path in err is "."
 	}
 	var defs []*saga.Definition
 	names := map[string]string{}

@@ -26,8 +26,8 @@ import (
 type devCmd struct {
 	engineFlags
 	AdminAddr      string `help:"Where health, metrics and pprof are served; default: only on the API's port." env:"SKALD_ADMIN_ADDR"`
-	NATSAddr       string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222" placeholder:"HOST:PORT"`
-	PostgresAddr   string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0" placeholder:"HOST:PORT"`
+	NATSAddr       string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222"`
+	PostgresAddr   string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0"`
 	DatabaseURL    string `help:"Use this Postgres server instead of a private one; the databases skald and shop are made in it." env:"DATABASE_URL" placeholder:"URL"`
 	NATSURL        string `name:"nats-url" help:"Use this NATS instead of one in process." env:"NATS_URL" placeholder:"URL"`
 	Data           string `help:"Keep data in this folder; default: nothing is kept." env:"SKALD_DATA" placeholder:"DIR"`
@@ -285,8 +285,19 @@ Try an order:
     "items": [{"sku": "book", "quantity": 2, "unit_price": "12.50"}],
     "ship_to": {"name": "Ada", "country": "DE"}}'
 
-Ctrl-C stops everything%[5]s.
-`, "\n"), at.HTTP, at.NATS, at.Postgres, at.Shop, map[bool]string{true: " and removes the data"}[d.Data == ""])
+Ctrl-C stops everything%[5]s
+`, "\n"), at.HTTP, at.NATS, at.Postgres, at.Shop, d.farewell())
+}
+
+// farewell ends the sentence that begins with "Ctrl-C stops everything".
+func (d *devCmd) farewell() string {
+	switch {
+	case d.DatabaseURL != "":
+		return " but the Postgres that DATABASE_URL names, and keeps what is in it."
+	case d.Data != "":
+		return " and keeps the data in " + d.Data + "."
+	}
+	return " and removes the data."
 }
 
 // writeReady writes all of the file or nothing: whoever waits for it may read

@@ -9,15 +9,33 @@ package bus
 import (
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
+// awayInterval is how often it is said that the server is away, in seconds.
+const awayInterval = 30
+
+// redacted is a list of servers without what is secret in their URLs.
+func redacted(servers string) string {
+	list := strings.Split(servers, ",")
+	for i, server := range list {
+		if u, err := url.Parse(strings.TrimSpace(server)); err == nil {
+			list[i] = u.Redacted()
+		}
+	}
+	return strings.Join(list, ",")
+}
+
 // Connect opens a connection that never gives up: it is returned also while
 // the server is away, and reconnects for ever. Nothing is buffered meanwhile:
 // a publish reported as failed must not be delivered later.
-func Connect(url, name string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
+func Connect(servers, name string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
+	var said atomic.Int64 // when it was last said that the server is away, in Unix seconds
 	options := append([]nats.Option{
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true),
@@ -32,10 +50,16 @@ func Connect(url, name string, log *slog.Logger, more ...nats.Option) (*nats.Con
 				log.Warn("disconnected from NATS", "err", err)
 			}
 		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { // ten times a second
+			now := time.Now().Unix()
+			if last := said.Load(); now-last >= awayInterval && said.CompareAndSwap(last, now) {
+				log.Warn("waiting for NATS", "servers", redacted(servers), "err", err)
+			}
+		}),
 		nats.ReconnectHandler(func(*nats.Conn) { log.Info("connected to NATS again") }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS reports an error", "err", err) }),
 	}, more...)
-	nc, err := nats.Connect(url, options...)
+	nc, err := nats.Connect(servers, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
