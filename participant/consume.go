@@ -57,6 +57,12 @@ func (w *worker) drain(abort context.CancelFunc) {
 	_ = w.cfg.NATS.FlushTimeout(time.Second)
 }
 
+// aheadBytes bounds one of the client's requests, of which two may be under
+// way: it would drop what it has no room for at 64 MiB.
+const aheadBytes = 16 << 20
+
+var errClosed = errors.New("the client stopped consuming")
+
 // consume works until ctx is cancelled or the consumer is lost. It calls
 // began when it has one. Handlers get the context work.
 func (w *worker) consume(ctx, work context.Context, began func()) error {
@@ -66,7 +72,8 @@ func (w *worker) consume(ctx, work context.Context, began func()) error {
 	}
 	lost := make(chan error, 1)
 	cc, err := consumer.Consume(func(m jetstream.Msg) { w.take(ctx, work, m) },
-		jetstream.PullMaxMessages(4*w.cfg.Concurrency), jetstream.PullExpiry(5*time.Second),
+		jetstream.PullMaxMessagesWithBytesLimit(4*w.cfg.Concurrency, max(aheadBytes, int(w.cfg.NATS.MaxPayload())+1<<20)),
+		jetstream.PullExpiry(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if gone(err) {
 				select {
@@ -83,6 +90,8 @@ func (w *worker) consume(ctx, work context.Context, began func()) error {
 	case err = <-lost:
 		cc.Stop()
 		return err
+	case <-cc.Closed(): // for whatever reason
+		return errClosed
 	case <-ctx.Done():
 	}
 	if !w.cfg.NATS.IsConnected() {

@@ -268,6 +268,34 @@ func TestTheParticipantSurvivesTheLossOfItsConsumer(t *testing.T) {
 	want(t, "after", text(w.await(c, reply)), "succeeded 2")
 }
 
+// P4: likewise when the server refuses a request, and the client gives up.
+func TestTheParticipantGoesOnWhenTheClientGivesUp(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	requests, err := w.nc.SubscribeSync("$JS.API.CONSUMER.MSG.NEXT.SKALD_COMMANDS." + service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.works(participant.Config{})
+	want(t, "before", text(w.send(w.step().action())), "succeeded 1")
+	request, err := requests.NextMsg(20 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := &nats.Msg{Subject: request.Reply, Header: nats.Header{"Status": {"400"}, "Description": {"Bad Request"}}}
+	if err := w.nc.PublishMsg(refusal); err != nil {
+		t.Fatal(err)
+	}
+	for again := false; !again; { // another request with another inbox is another consume
+		next, err := requests.NextMsg(20 * time.Second)
+		if err != nil {
+			t.Fatalf("nothing more was asked for: %v", err)
+		}
+		again = next.Reply != request.Reply
+	}
+	want(t, "after", text(w.send(w.step().action())), "succeeded 2")
+}
+
 // The participant may be started before Skald has made its consumer.
 func TestTheParticipantWaitsForItsConsumer(t *testing.T) {
 	t.Parallel()

@@ -34,12 +34,20 @@ type ReplyConsumer struct {
 const (
 	replyBatch   = 256
 	replyBuffer  = 2048 // messages that the client fetches ahead
+	replyBytes   = 16 << 20
 	retryFirst   = 50 * time.Millisecond
 	retryMost    = 5 * time.Second
 	replyExpires = 5 * time.Second // of one pull request
 
 	giveBackTimeout = time.Second
+
+	// The client has at most two requests of replyBytes under way, and we hold
+	// as much again in shares. It would drop what it has no room for at 64 MiB.
+	replyShares = 2 * replyBatch
+	replyShare  = replyBytes / replyShares
 )
+
+var errClosed = errors.New("the client stopped consuming")
 
 // Run consumes until ctx is cancelled. Batches are what is waiting, at most
 // replyBatch: one reply alone is handled at once, and while a batch is handled
@@ -65,53 +73,92 @@ func (c *ReplyConsumer) consume(ctx context.Context, handle func(context.Context
 	if err != nil {
 		return fmt.Errorf("find consumer: %w", err)
 	}
-	messages := make(chan jetstream.Msg, replyBatch)
-	lost := make(chan error, 1)
-	reading, stopReading := context.WithCancel(ctx)
-	cc, err := consumer.Consume(func(m jetstream.Msg) {
-		select {
-		case messages <- m:
-		case <-reading.Done():
-			giveBack(m)
-		}
-	}, jetstream.PullMaxMessages(replyBuffer), jetstream.PullExpiry(replyExpires), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		select {
-		case lost <- err:
-		default:
-		}
-	}))
+	r := &reading{messages: make(chan jetstream.Msg, replyBatch), room: make(chan struct{}, replyShares), lost: make(chan error, 1)}
+	readCtx, stopReading := context.WithCancel(ctx)
+	cc, err := consumer.Consume(func(m jetstream.Msg) { r.take(readCtx, m) },
+		jetstream.PullMaxMessagesWithBytesLimit(replyBuffer, max(replyBytes, int(c.JS.Conn().MaxPayload())+1<<20)),
+		jetstream.PullExpiry(replyExpires),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if gone(err) { // what passes must not take the place of what does not
+				select {
+				case r.lost <- err:
+				default:
+				}
+			}
+		}))
 	if err != nil {
 		stopReading()
 		return fmt.Errorf("consume: %w", err)
 	}
-	err = c.batches(ctx, messages, lost, handle)
+	r.closed = cc.Closed()
+	err = c.batches(ctx, r, handle)
 	stopReading()
 	cc.Drain() // what the client has buffered comes to our function, which gives it back
 	select {
 	case <-cc.Closed():
 	case <-time.After(giveBackTimeout): // no connection: nothing can be given back
 	}
-	giveBack(waiting(nil, messages, replyBatch)...)
+	giveBack(waiting(nil, r.messages, replyBatch)...)
 	return err
 }
 
+// reading is what is shared with the client's goroutine.
+type reading struct {
+	messages chan jetstream.Msg
+	room     chan struct{} // one for each share of memory in use
+	lost     chan error
+	closed   <-chan struct{} // the client consumes no more, for whatever reason
+}
+
+// take waits until there is room for a message.
+func (r *reading) take(ctx context.Context, m jetstream.Msg) {
+	for range shares(m) {
+		select {
+		case r.room <- struct{}{}:
+		case <-ctx.Done():
+			giveBack(m)
+			return
+		}
+	}
+	select {
+	case r.messages <- m:
+	case <-ctx.Done():
+		giveBack(m)
+	}
+}
+
+// free makes the room of messages that have been dealt with available.
+func (r *reading) free(batch []jetstream.Msg) {
+	for _, m := range batch {
+		for range shares(m) {
+			<-r.room
+		}
+	}
+}
+
+// shares says how much room a message takes. The largest has it all.
+func shares(m jetstream.Msg) int {
+	return min(1+len(m.Data())/replyShare, replyShares)
+}
+
 // batches hands messages on until the consumer is lost or ctx is cancelled.
-func (c *ReplyConsumer) batches(ctx context.Context, messages <-chan jetstream.Msg, lost <-chan error, handle func(context.Context, []Delivery) error) error {
+func (c *ReplyConsumer) batches(ctx context.Context, r *reading, handle func(context.Context, []Delivery) error) error {
 	batch := make([]jetstream.Msg, 0, replyBatch)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-lost:
-			if gone(err) {
-				return err
-			}
-		case m := <-messages:
-			batch = waiting(append(batch[:0], m), messages, replyBatch)
+		case err := <-r.lost:
+			return err
+		case <-r.closed:
+			return errClosed
+		case m := <-r.messages:
+			batch = waiting(append(batch[:0], m), r.messages, replyBatch)
 			if err := c.handle(ctx, batch, handle); err != nil {
 				giveBack(batch...)
 				return err
 			}
+			r.free(batch)
 		}
 	}
 }
