@@ -91,7 +91,7 @@ func unsafe(cfg jetstream.StreamConfig, subject string) (wrong []string) {
 		{cfg.Storage != jetstream.FileStorage, "storage must be file"},
 		{cfg.Retention != jetstream.WorkQueuePolicy, "retention must be workqueue"},
 		{cfg.Discard != jetstream.DiscardNew, "discard must be new"},
-		{cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject, "max messages per subject needs discard new per subject"},
+		{cfg.MaxMsgsPerSubject > 0, "max messages per subject must not be set (one participant that is away would hold up the commands of all)"},
 		{cfg.MaxAge != 0, "max age must not be set"},
 		{cfg.NoAck, "acknowledgements must be on"},
 		{len(cfg.Subjects) != 1 || cfg.Subjects[0] != subject, "the subject must be " + subject},

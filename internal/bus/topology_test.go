@@ -75,7 +75,7 @@ func TestAnUnsafeStreamIsRefused(t *testing.T) {
 	}{
 		"as it should be":                    {change: func(*jetstream.StreamConfig) {}},
 		"with limits of size":                {change: func(c *jetstream.StreamConfig) { c.MaxBytes, c.MaxMsgs, c.MaxMsgSize = 1<<20, 1000, 1000 }},
-		"with a limit per subject that says": {change: func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 5, true }},
+		"that is full for one participant":   {change: func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 5, true }, want: "one participant that is away would hold up"},
 		"in memory":                          {change: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, want: "storage"},
 		"that forgets what is old":           {change: func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }, want: "max age"},
 		"that drops what is old":             {change: func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, want: "discard"},
