@@ -93,6 +93,25 @@ func TestAwaitSeesWhatOtherServersDo(t *testing.T) {
 	}
 }
 
+// Who begins to wait with an old version learns at once of what has happened
+// since, although nothing happens any more. The coordinator does not run, so
+// nothing is found by polling.
+func TestAwaitDoesNotMissWhatHasJustHappened(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	began := f.start()
+	c := coordinator.New(coordinator.Config{Pool: f.pool, Now: f.clock.Now})
+	if err := c.HandleReplies(t.Context(), []coordinator.Delivery{reply(f.only(), wire.Failed)}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := c.Await(ctx, began, coordinator.Saga.Ended)
+	if err != nil || got.Status != saga.Compensated || ctx.Err() != nil {
+		t.Errorf("%s, %v; waited to the end: %v", got.Status, err, ctx.Err())
+	}
+}
+
 func TestAwaitAnswersWhenItsTimeIsUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

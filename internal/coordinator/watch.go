@@ -13,11 +13,17 @@ import (
 // watchPoll is how soon a change made by another server is noticed.
 const watchPoll = 250 * time.Millisecond
 
-// watchers are the callers of Await.
+// watchers are the callers of Await. What has just changed is remembered, so
+// that who begins to wait a moment too late misses nothing.
 type watchers struct {
-	mu   sync.Mutex
-	byID map[uuid.UUID]map[*watcher]struct{}
+	mu     sync.Mutex
+	byID   map[uuid.UUID]map[*watcher]struct{}
+	recent map[uuid.UUID]int64 // versions of the sagas in ring
+	ring   [recentChanges]uuid.UUID
+	next   int // where the next one goes in ring
 }
+
+const recentChanges = 4096
 
 type watcher struct {
 	version int64     // the last one seen
@@ -36,7 +42,7 @@ type news struct {
 //
 // done is asked of every version that this server makes, without reading each
 // of them from the database; what is returned was read. A version made by
-// another server, or just before Await was called, is noticed by polling.
+// another server is noticed by polling.
 func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool) (Saga, error) {
 	id := seen.ID
 	w := &watcher{version: seen.Version, news: make(chan news, 1)}
@@ -77,6 +83,22 @@ func (ws *watchers) add(id uuid.UUID, w *watcher) {
 		ws.byID[id] = map[*watcher]struct{}{}
 	}
 	ws.byID[id][w] = struct{}{}
+	if version := ws.recent[id]; version > w.version {
+		w.news <- news{version: version}
+	}
+}
+
+// remember notes a saga's version. The caller holds the lock.
+func (ws *watchers) remember(id uuid.UUID, version int64) {
+	if ws.recent == nil {
+		ws.recent = map[uuid.UUID]int64{}
+	}
+	if _, known := ws.recent[id]; !known {
+		delete(ws.recent, ws.ring[ws.next])
+		ws.ring[ws.next] = id
+		ws.next = (ws.next + 1) % recentChanges
+	}
+	ws.recent[id] = max(ws.recent[id], version)
 }
 
 func (ws *watchers) remove(id uuid.UUID, w *watcher) {
@@ -99,6 +121,7 @@ func (ws *watchers) saw(w *watcher, version int64) {
 func (ws *watchers) changed(id uuid.UUID, version int64, view func() (Saga, error)) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	ws.remember(id, version)
 	n := news{version: version}
 	for w := range ws.byID[id] {
 		if w.version >= version {
