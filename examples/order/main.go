@@ -51,6 +51,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if err := serve(ctx, cfg, pool, slog.New(slog.NewJSONHandler(stderr, nil))); err != nil {
 		_, _ = fmt.Fprintln(stderr, "order:", err)
+		if errors.Is(err, errNoTables) {
+			return 2
+		}
 		return 1
 	}
 	return 0
@@ -109,10 +112,8 @@ func serve(ctx context.Context, cfg config, poolConfig *pgxpool.Config, log *slo
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	defer nc.Close()
-	if cfg.Install {
-		if err := install(ctx, pool, log); err != nil {
-			return err
-		}
+	if err := prepare(ctx, pool, cfg.Install, log); err != nil || ctx.Err() != nil {
+		return err
 	}
 	log.Info("participants are running")
 	err = shop.Run(ctx, shop.Config{Pool: pool, NATS: nc, Prefix: cfg.Prefix, Log: log})
@@ -120,21 +121,43 @@ func serve(ctx context.Context, cfg config, poolConfig *pgxpool.Config, log *slo
 	return err
 }
 
-// install waits for the database; it does not wait for rights.
-func install(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
-	for waiting := false; ; waiting = true {
-		if err := pool.Ping(ctx); err == nil {
-			break
-		} else if ctx.Err() != nil {
+// errNoTables is the caller's mistake: no waiting mends it.
+var errNoTables = errors.New("the shop's tables are not there; run once with --install")
+
+// prepare waits for the database, and makes the tables or checks that they are
+// there: without them every order would be tried for a while and then undone.
+func prepare(ctx context.Context, pool *pgxpool.Pool, install bool, log *slog.Logger) error {
+	if install {
+		if !await(ctx, log, func() error { return pool.Ping(ctx) }) {
 			return nil
-		} else if !waiting {
+		}
+		return shop.Install(ctx, pool) // it does not wait for rights
+	}
+	installed := false
+	known := await(ctx, log, func() (err error) {
+		installed, err = shop.Installed(ctx, pool)
+		return err
+	})
+	if known && !installed {
+		return errNoTables
+	}
+	return nil
+}
+
+// await asks the database until it answers; false: ctx ended first.
+func await(ctx context.Context, log *slog.Logger, ask func() error) bool {
+	for waiting := false; ctx.Err() == nil; waiting = true {
+		err := ask()
+		if err == nil {
+			return true
+		}
+		if !waiting && ctx.Err() == nil {
 			log.Warn("waiting for the database", "err", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
-	return shop.Install(ctx, pool)
+	return false
 }

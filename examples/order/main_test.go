@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -99,6 +100,50 @@ func TestTheProgramWaitsForItsServersAndStopsOnASignal(t *testing.T) {
 	var reserved int
 	if err := conn.QueryRow(t.Context(), `SELECT reserved FROM inventory.stock WHERE sku = 'book'`).Scan(&reserved); err != nil || reserved != 2 {
 		t.Errorf("reserved %d (%v), want 2", reserved, err)
+	}
+}
+
+// Without its tables every order would be undone, with SQL as the reason.
+func TestWithoutTablesTheProgramSaysHowToMakeThem(t *testing.T) {
+	t.Parallel()
+	cluster, server := testkit.Cluster(t), testkit.NATS(t)
+	cluster.Kill()
+	stderr := make(lines, 100)
+	ended := make(chan int, 1)
+	go func() {
+		args := []string{"--database-url", cluster.URL("postgres"), "--nats-url", server.URL()}
+		ended <- run(t.Context(), args, io.Discard, stderr)
+	}()
+	if line := stderr.next(t); !strings.Contains(line, "waiting for the database") {
+		t.Fatalf("without a database it says %q, want that it waits", line)
+	}
+	if err := cluster.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if line, want := stderr.next(t), "order: the shop's tables are not there; run once with --install\n"; line != want {
+		t.Errorf("it says %q, want %q", line, want)
+	}
+	if status := <-ended; status != 2 || len(stderr) != 0 {
+		t.Errorf("status %d and %d more lines, want 2 and none", status, len(stderr))
+	}
+}
+
+// lines are what a program writes: one line at a time.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
+func (l lines) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case line := <-l:
+		return line
+	case <-time.After(30 * time.Second):
+		t.Fatal("it says nothing")
+		return ""
 	}
 }
 

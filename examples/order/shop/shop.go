@@ -46,6 +46,19 @@ func Install(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
+// Installed reports whether all that [Install] makes is there.
+func Installed(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
+	const q = `
+		SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(ARRAY['skald_inbox',
+			'inventory.stock', 'inventory.reservations', 'inventory.reservation_items',
+			'payment.charges', 'payment.attempts', 'shipping.shipments']) AS name`
+	var all bool
+	if err := pool.QueryRow(ctx, q).Scan(&all); err != nil {
+		return false, fmt.Errorf("look for the shop's tables: %w", err)
+	}
+	return all, nil
+}
+
 // Config is what the participants need.
 type Config struct {
 	Pool       *pgxpool.Pool         // to a database that Install has prepared
