@@ -121,7 +121,7 @@ func TestWithoutTablesTheProgramSaysHowToMakeThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	if line, want := stderr.next(t), "order: the shop's tables are not there; run once with --install\n"; line != want {
-		t.Errorf("it says %q, want %q", line, want)
+		t.Fatalf("it says %q, want %q", line, want)
 	}
 	if status := <-ended; status != 2 || len(stderr) != 0 {
 		t.Errorf("status %d and %d more lines, want 2 and none", status, len(stderr))

@@ -68,18 +68,18 @@ func TestThePackagedBuildGetsItsLinks(t *testing.T) {
 func TestAPackagedBuildThatIsNotOursIsNotRun(t *testing.T) {
 	platform := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
 	name := "skald-postgres-" + runtime.GOOS + "-" + platform + "-" + npmVersion
-	npm := t.TempDir()                                                                                    // it is there, and finds nothing
-	if err := os.WriteFile(filepath.Join(npm, "npm"), []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil { //nolint:gosec // a program
+	npm := t.TempDir() // it is there, and finds nothing
+	if err := os.WriteFile(filepath.Join(npm, "npm"), []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for what, plant := range map[string]func(root string) error{
-		"writable by all": func(root string) error { return os.Chmod(root, 0o777) }, //nolint:gosec // that is the point
+		"writable by all": func(root string) error { return os.Chmod(root, 0o777) },
 		"a link": func(root string) error {
 			return errors.Join(os.Rename(root, root+".real"), os.Symlink(root+".real", root))
 		},
 		"of another user": func(root string) error {
 			if os.Geteuid() != 0 { // only root can give a folder away
-				return os.Chmod(root, 0o770) //nolint:gosec // that is the point
+				return os.Chmod(root, 0o770)
 			}
 			return os.Chown(root, 65534, 65534)
 		},
