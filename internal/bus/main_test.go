@@ -24,10 +24,7 @@ func connect(t testing.TB, url string) *nats.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		nc.Opts.DisconnectedErrCB = nil // the test's log has ended
-		nc.Close()
-	})
+	t.Cleanup(nc.Close)
 	return nc
 }
 
