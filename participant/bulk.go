@@ -182,18 +182,17 @@ func (b *batch) claim(ctx context.Context, jobs []*job, mayStart func(wire.Comma
 	b.claimed = make([]bool, len(jobs))
 	for i, j := range jobs {
 		b.claimed[i] = first[ids[i]]
-		switch {
-		case !b.claimed[i]:
+		if !b.claimed[i] {
 			if b.replies[i], err = b.repeat(ctx, j.c); err != nil {
 				return nil, err
 			}
-		default:
-			if err := mayStart(j.c); err != nil {
-				b.replies[i] = notDone(j.c, err)
-				continue
-			}
-			fresh = append(fresh, i)
+			continue
 		}
+		if err := mayStart(j.c); err != nil {
+			b.replies[i] = notDone(j.c, err)
+			continue
+		}
+		fresh = append(fresh, i)
 	}
 	return fresh, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/skald-saga/skald/internal/bench"
@@ -23,6 +25,9 @@ func (b benchCmd) Run(ctx context.Context, out program.Streams) error {
 	if b.Rate < 1 || b.Clients < 1 || b.For < time.Second || b.IdleFor < time.Second {
 		return program.Usagef("--rate and --clients must be at least 1, --for and --idle-for at least 1s")
 	}
+	// A reader that goes away, such as head, must not end us before we have
+	// stopped what we started.
+	signal.Ignore(syscall.SIGPIPE)
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)

@@ -13,14 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/skald-saga/skald/internal/program"
-	"github.com/skald-saga/skald/migrations"
-
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/definitions"
+	"github.com/skald-saga/skald/internal/program"
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/telemetry"
+	"github.com/skald-saga/skald/migrations"
 )
 
 // databaseFlags say which database a command works on.

@@ -85,8 +85,8 @@ func (f engineFlags) listen(adminAddr string) (api, admin net.Listener, err erro
 	return api, admin, nil
 }
 
-func connectNATS(url string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
-	nc, err := bus.Connect(url, "skald-server", log, more...)
+func connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
+	nc, err := bus.Connect(url, "skald-server", log)
 	if err != nil {
 		return nil, program.Usagef("--nats-url: %w", err)
 	}

@@ -52,7 +52,7 @@ var table = map[string]may{
 		others: []string{chi, decimal, kinOpenAPI, oapiNetHTTP, prometheus, uuid, xText},
 	},
 	"internal/http/api":  {others: []string{chi, oapiRuntime}}, // generated
-	"internal/embedded":  {others: []string{natsGo, natsServer, pgx}},
+	"internal/embedded":  {others: []string{natsServer, pgx}},
 	"internal/telemetry": {others: []string{prometheus}},
 	// How the two commands are started, and the flags that they share.
 	"internal/program": {others: []string{kong, pgx}},

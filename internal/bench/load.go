@@ -34,11 +34,9 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return l.all[min(int(q*float64(len(l.all))), len(l.all)-1)]
 }
 
-var orders atomic.Int64
-
 // order places an order and waits for its end.
 func (s *system) order(ctx context.Context) error {
-	n := orders.Add(1)
+	n := s.placed.Add(1)
 	body := fmt.Appendf(nil, `{"customer_id": "c-%d", "currency": "EUR", "payment_method": "pm_ok", "items": [{"sku": "bench-%d", "quantity": 1, "unit_price": "12.50"}]}`, n%1000, n%skus)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.HTTP+"/v1/orders", bytes.NewReader(body))
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +31,7 @@ type system struct {
 	cmd    *exec.Cmd
 	dir    string
 	pool   *pgxpool.Pool
+	placed atomic.Int64 // orders, ever
 }
 
 // start runs `server dev` with a data folder: that makes it durable.

@@ -32,7 +32,6 @@ type Config struct {
 	Now    func() time.Time // default time.Now
 	Wake   func()           // called after a commit that wrote outbox rows; must not block; may be nil
 
-	StartBatch int // most starts in one transaction; default 256
 	StartQueue int // most starts waiting; more get ErrOverloaded; default 4096
 	Metrics    *Metrics
 }
@@ -63,9 +62,6 @@ func New(cfg Config) *Coordinator {
 	}
 	if cfg.Wake == nil {
 		cfg.Wake = func() {}
-	}
-	if cfg.StartBatch == 0 {
-		cfg.StartBatch = 256
 	}
 	if cfg.StartQueue == 0 {
 		cfg.StartQueue = 4096

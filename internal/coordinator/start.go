@@ -119,10 +119,12 @@ func (c *Coordinator) started(ctx context.Context, job *startJob, res startResul
 	return Started{Saga: s}, err
 }
 
+const startBatch = 256 // most starts in one transaction
+
 // runStarts is the writer: it takes what is waiting, without a timer, so that
 // one start alone goes out at once and many share a transaction.
 func (c *Coordinator) runStarts(ctx context.Context) error {
-	batch := make([]*startJob, 0, c.StartBatch)
+	batch := make([]*startJob, 0, startBatch)
 	for {
 		select {
 		case <-ctx.Done():
@@ -139,7 +141,7 @@ func (c *Coordinator) runStarts(ctx context.Context) error {
 			batch = append(batch[:0], job)
 		}
 	gather:
-		for len(batch) < c.StartBatch {
+		for len(batch) < startBatch {
 			select {
 			case job := <-c.starts:
 				batch = append(batch, job)

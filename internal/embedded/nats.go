@@ -7,18 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // NATSConfig describes an in-process JetStream server.
 type NATSConfig struct {
-	Dir        string // where to keep streams; empty: in a temporary folder that Stop removes
-	Addr       string // host:port to listen on; port 0 picks a free one; default 127.0.0.1:0
-	SyncAlways bool   // fsync every message before its acknowledgement; default: every two minutes
+	Dir  string // where to keep streams; empty: in a temporary folder that Stop removes
+	Addr string // host:port to listen on; port 0 picks a free one; default 127.0.0.1:0
 }
 
 // NATS is a running JetStream server.
@@ -57,7 +54,7 @@ func StartNATS(cfg NATSConfig) (*NATS, error) {
 // Start starts a server that was stopped, on the same port and streams.
 func (n *NATS) Start() error {
 	s, err := server.NewServer(&server.Options{
-		ServerName: "skald", Host: n.host, Port: n.port, JetStream: true, StoreDir: n.dir, SyncAlways: n.cfg.SyncAlways,
+		ServerName: "skald", Host: n.host, Port: n.port, JetStream: true, StoreDir: n.dir,
 		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
 	})
 	if err != nil {
@@ -76,9 +73,6 @@ func (n *NATS) Start() error {
 func (n *NATS) URL() string {
 	return "nats://" + net.JoinHostPort(n.host, strconv.Itoa(n.port))
 }
-
-// InProcess connects without a socket.
-func (n *NATS) InProcess() nats.Option { return nats.InProcessServer(n.server) }
 
 // Halt stops the server and keeps its streams; Start brings it back.
 func (n *NATS) Halt() {
@@ -106,12 +100,6 @@ func (n *NATS) discard() error {
 
 // CheckAddr returns an [*AddrInUseError] if the address is taken.
 func CheckAddr(addr string) error {
-	ln, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return &AddrInUseError{Addr: addr}
-	}
-	if err != nil {
-		return err
-	}
-	return ln.Close()
+	_, _, err := listenAddr(addr)
+	return err
 }

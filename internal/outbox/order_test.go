@@ -121,8 +121,8 @@ func TestWhatIsRolledBackNeverLeaves(t *testing.T) {
 	wantSubjects(t, "when all have ended", relay.broker.subjects(), "before the savepoint", "committed")
 }
 
-// Append and Queue number messages in the order in which they are given.
-func TestAppendKeepsItsOrder(t *testing.T) {
+// Messages are numbered in the order in which they are given.
+func TestQueueKeepsItsOrder(t *testing.T) {
 	t.Parallel()
 	pool := testkit.Postgres(t)
 	relay := newStepper(t, pool)
@@ -134,10 +134,10 @@ func TestAppendKeepsItsOrder(t *testing.T) {
 	messages[1].Headers = []byte(`{"a": "b"}`)
 	messages[2].Payload = nil
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		if err := Append(t.Context(), tx); err != nil { // nothing at all
-			return err
-		}
-		return Append(t.Context(), tx, messages...)
+		b := &pgx.Batch{}
+		Queue(b, nil) // nothing at all
+		Queue(b, messages)
+		return tx.SendBatch(t.Context(), b).Close()
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
-// Package outbox carries messages from a database to a broker: [Append] writes
-// them in the transaction that decided to send them, [Relay] publishes what
-// was committed.
+// Package outbox carries messages from a database to a broker: [Queue] adds
+// them to the transaction that decided to send them, [Relay] publishes what was
+// committed.
 //
 // It promises (P9) that no message of a rolled-back transaction leaves, that
 // none leaves before its commit is durable, that every committed one is
@@ -10,9 +10,6 @@
 package outbox
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
@@ -50,17 +47,4 @@ func Queue(b *pgx.Batch, messages []Message) {
 		}
 	}
 	b.Queue(q, keys, ids, subjects, headers, payloads)
-}
-
-// Append writes the messages in tx. See [Queue] for when.
-func Append(ctx context.Context, tx pgx.Tx, messages ...Message) error {
-	if len(messages) == 0 {
-		return nil
-	}
-	b := &pgx.Batch{}
-	Queue(b, messages)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("append %d outbox messages: %w", len(messages), err)
-	}
-	return nil
 }
