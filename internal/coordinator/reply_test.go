@@ -174,7 +174,7 @@ func TestABatchAppliesRepliesInOrder(t *testing.T) {
 	for _, cmd := range first {
 		next := cmd
 		next.EffectID.Step = "charge"
-		batch = append(batch, reply(cmd, wire.Succeeded), reply(next, wire.Succeeded), reply(cmd, wire.Succeeded))
+		batch = append(batch, reply(cmd, wire.Succeeded), reply(cmd, wire.Succeeded), reply(next, wire.Succeeded))
 	}
 	f.handle(batch...)
 	if got := f.count(`SELECT count(*) FROM saga WHERE version = 3`); got != n {

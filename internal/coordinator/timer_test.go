@@ -73,6 +73,11 @@ func TestACommandThatWasNotPublishedSpendsNoAttempt(t *testing.T) {
 		t.Fatalf("attempts were spent: %+v", got.Steps[0])
 	}
 	f.published()
+	f.clock.advance(31 * time.Second)
+	testkit.Eventually(t, "the whole timeout begins when the command has left", 20*time.Second, func() (bool, string) {
+		step := f.get(s.ID).Steps[0]
+		return step.Attempt == 1 && step.DueAt != nil && step.DueAt.Equal(f.clock.Now().Add(10*time.Second)), fmt.Sprint(step.Attempt, step.DueAt)
+	})
 	again := f.await(100 * time.Millisecond)
 	if again.EffectID != first.EffectID || again.Attempt != 2 {
 		t.Errorf("after it was published and not answered came %+v", again)
@@ -100,6 +105,10 @@ func TestServersShareTimers(t *testing.T) {
 		f.clock.advance(10 * time.Millisecond)
 		got := f.count(`SELECT count(*) FROM outbox`)
 		return got >= 2*n, fmt.Sprint(got)
+	})
+	testkit.Eventually(t, "no timer is left that is due", 30*time.Second, func() (bool, string) {
+		got := f.count(`SELECT count(*) FROM saga_timer WHERE due_at <= $1`, f.clock.Now())
+		return got == 0, fmt.Sprint(got)
 	})
 	if got := f.count(`SELECT count(*) FROM (SELECT key, headers->>'ce-attempt' FROM outbox GROUP BY 1, 2) attempts`); got != 2*n || f.count(`SELECT count(*) FROM outbox`) != 2*n {
 		t.Errorf("%d different attempts, want %d", got, 2*n)
