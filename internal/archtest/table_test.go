@@ -48,7 +48,7 @@ var table = map[string]may{
 	"internal/coordinator": {ours: []string{"internal/outbox", "internal/saga", "internal/wire"}, others: []string{errgroup, pgx, prometheus, uuid}},
 	// Requests: the root package is openapi.yaml; of saga it uses the names.
 	"internal/http": {
-		ours:   []string{".", "internal/coordinator", "internal/http/api", "internal/saga", "internal/telemetry"},
+		ours:   []string{".", "internal/coordinator", "internal/http/api", "internal/saga", "internal/telemetry", "internal/wire"},
 		others: []string{chi, decimal, kinOpenAPI, oapiNetHTTP, prometheus, uuid, xText},
 	},
 	"internal/http/api":  {others: []string{chi, oapiRuntime}}, // generated

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,8 +33,9 @@ var ErrUnsafeStream = errors.New("stream is not safe for Skald")
 
 // Ensure creates what is missing and checks what is there: all of it, so that
 // one wrong stream does not keep the rest from being. It returns
-// [ErrUnsafeStream] for a stream that could drop or expire messages, and for a
-// consumer that could forget them.
+// [ErrUnsafeStream] for a queue that could drop or expire messages, for a
+// consumer that could forget them, and for an events stream that could hold up
+// the relay.
 func (t Topology) Ensure(ctx context.Context, js jetstream.JetStream) error {
 	consumers := make(map[string]string, len(t.Participants))
 	for _, p := range t.Participants {
@@ -41,63 +43,98 @@ func (t Topology) Ensure(ctx context.Context, js jetstream.JetStream) error {
 	}
 	replies := t.Prefix + ".reply.>"
 	return errors.Join(
-		t.ensure(ctx, js, wire.CommandsStream(t.Prefix), t.Prefix+".cmd.>", consumers),
-		t.ensure(ctx, js, wire.RepliesStream(t.Prefix), replies, map[string]string{EngineConsumer: replies}),
+		t.ensure(ctx, js, t.queue(wire.CommandsStream(t.Prefix), t.Prefix+".cmd.>"), lossy, consumers),
+		t.ensure(ctx, js, t.queue(wire.RepliesStream(t.Prefix), replies), lossy, map[string]string{EngineConsumer: replies}),
+		t.ensure(ctx, js, t.log(wire.EventsStream(t.Prefix), t.Prefix+".evt.>"), obstructive, nil),
 	)
 }
 
+// queue is a stream of which each message is for one consumer. WorkQueue
+// without MaxAge: a command waits until a participant has taken it. DiscardNew:
+// a full stream pushes back instead of forgetting.
+func (t Topology) queue(name, subject string) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: name, Subjects: []string{subject}, Storage: jetstream.FileStorage,
+		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
+		Duplicates: 2 * time.Minute, Replicas: max(t.Replicas, 1), AllowAtomicPublish: true,
+	}
+}
+
+// What the events stream keeps, unless an operator has made it otherwise.
+const (
+	eventsMaxAge   = 7 * 24 * time.Hour
+	eventsMaxBytes = 1 << 30
+)
+
+// log is a stream that anybody may read and that forgets what is old.
+func (t Topology) log(name, subject string) jetstream.StreamConfig {
+	cfg := t.queue(name, subject)
+	cfg.Retention, cfg.Discard = jetstream.LimitsPolicy, jetstream.DiscardOld
+	cfg.MaxAge, cfg.MaxBytes = eventsMaxAge, eventsMaxBytes
+	return cfg
+}
+
+// check lists what is wrong with a stream as it is.
+type check func(is, want jetstream.StreamConfig) []string
+
 // ensure sees to a stream and its consumers, which are given as name and
 // filter.
-func (t Topology) ensure(ctx context.Context, js jetstream.JetStream, stream, subject string, consumers map[string]string) error {
-	if err := t.ensureStream(ctx, js, stream, subject); err != nil {
-		return err
+func (t Topology) ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, flaws check, consumers map[string]string) error {
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another server was first
+			stream, err = js.Stream(ctx, want.Name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("ensure stream %s: %w", want.Name, err)
+	}
+	if wrong := flaws(stream.CachedInfo().Config, want); len(wrong) > 0 {
+		return fmt.Errorf("%w: %s: %s", ErrUnsafeStream, want.Name, strings.Join(wrong, ", "))
 	}
 	var errs []error
 	for name, filter := range consumers {
-		errs = append(errs, ensureConsumer(ctx, js, stream, name, filter))
+		errs = append(errs, ensureConsumer(ctx, js, want.Name, name, filter))
 	}
 	return errors.Join(errs...)
 }
 
-func (t Topology) ensureStream(ctx context.Context, js jetstream.JetStream, name, subject string) error {
-	stream, err := js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		// WorkQueue without MaxAge: a command waits until a participant has
-		// taken it. DiscardNew: a full stream pushes back instead of forgetting.
-		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: name, Subjects: []string{subject}, Storage: jetstream.FileStorage,
-			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
-			Duplicates: 2 * time.Minute, Replicas: max(t.Replicas, 1), AllowAtomicPublish: true,
-		})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another server was first
-			stream, err = js.Stream(ctx, name)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("ensure stream %s: %w", name, err)
-	}
-	if wrong := unsafe(stream.CachedInfo().Config, subject); len(wrong) > 0 {
-		return fmt.Errorf("%w: %s: %s", ErrUnsafeStream, name, strings.Join(wrong, ", "))
-	}
-	return nil
-}
-
-// unsafe says why a stream could lose messages, or not take them.
-func unsafe(cfg jetstream.StreamConfig, subject string) (wrong []string) {
-	for _, c := range []struct {
-		wrong bool
-		want  string
-	}{
+// lossy says why a queue could lose messages, or not take them.
+func lossy(cfg, want jetstream.StreamConfig) []string {
+	return stated([]flaw{
 		{cfg.Storage != jetstream.FileStorage, "storage must be file"},
 		{cfg.Retention != jetstream.WorkQueuePolicy, "retention must be workqueue"},
 		{cfg.Discard != jetstream.DiscardNew, "discard must be new"},
 		{cfg.MaxMsgsPerSubject > 0, "max messages per subject must not be set (one participant that is away would hold up the commands of all)"},
 		{cfg.MaxAge != 0, "max age must not be set"},
 		{cfg.NoAck, "acknowledgements must be on"},
-		{len(cfg.Subjects) != 1 || cfg.Subjects[0] != subject, "the subject must be " + subject},
-	} {
-		if c.wrong {
-			wrong = append(wrong, c.want)
+		{!slices.Equal(cfg.Subjects, want.Subjects), "the subject must be " + want.Subjects[0]},
+	})
+}
+
+// obstructive says why the events stream could one day refuse an event, and so
+// hold up what the relay has to send after it. How much it keeps, and where,
+// is the operator's choice.
+func obstructive(cfg, want jetstream.StreamConfig) []string {
+	return stated([]flaw{
+		{cfg.Retention != jetstream.LimitsPolicy, "retention must be limits"},
+		{cfg.Discard != jetstream.DiscardOld, "discard must be old"},
+		{cfg.NoAck, "acknowledgements must be on"},
+		{!slices.Equal(cfg.Subjects, want.Subjects), "the subject must be " + want.Subjects[0]},
+	})
+}
+
+// flaw is something that must not be, and what must be instead.
+type flaw struct {
+	is   bool
+	must string
+}
+
+func stated(flaws []flaw) (wrong []string) {
+	for _, f := range flaws {
+		if f.is {
+			wrong = append(wrong, f.must)
 		}
 	}
 	return wrong

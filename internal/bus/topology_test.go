@@ -42,6 +42,16 @@ func TestTopologyIsMadeAsTheProtocolSays(t *testing.T) {
 			t.Errorf("%s: got %+v", stream, c)
 		}
 	}
+	events, err := js.Stream(t.Context(), "SKALD_EVENTS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := events.CachedInfo().Config
+	want(t, "SKALD_EVENTS: subjects", c.Subjects, "skald.evt.>")
+	if c.Storage != jetstream.FileStorage || c.Retention != jetstream.LimitsPolicy || c.Discard != jetstream.DiscardOld ||
+		c.MaxAge != 7*24*time.Hour || c.MaxBytes != 1<<30 || c.Duplicates != 2*time.Minute || c.NoAck || c.Replicas != 1 {
+		t.Errorf("SKALD_EVENTS: got %+v", c)
+	}
 	for _, c := range []struct{ stream, name, filter string }{
 		{"SKALD_COMMANDS", "inventory", "skald.cmd.inventory.>"},
 		{"SKALD_COMMANDS", "payment", "skald.cmd.payment.>"},
@@ -99,6 +109,39 @@ func TestAnUnsafeStreamIsRefused(t *testing.T) {
 			}
 			if _, err := js.Consumer(t.Context(), "SKALD_REPLIES", EngineConsumer); err != nil {
 				t.Errorf("the other stream: %v", err)
+			}
+		})
+	}
+}
+
+// The events stream may keep as much as its operator likes, but it must not
+// push back: the relay would wait for it.
+func TestAnEventsStreamThatCouldHoldUpTheRelayIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*jetstream.StreamConfig)
+		want   string // empty: accepted
+	}{
+		"that keeps less":                  {change: func(c *jetstream.StreamConfig) { c.MaxAge, c.MaxMsgsPerSubject = time.Hour, 10 }},
+		"in memory":                        {change: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }},
+		"that pushes back":                 {change: func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew }, want: "discard"},
+		"that is a queue":                  {change: func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, want: "retention"},
+		"that acknowledges nothing":        {change: func(c *jetstream.StreamConfig) { c.NoAck = true }, want: "acknowledgements"},
+		"that takes one definition's only": {change: func(c *jetstream.StreamConfig) { c.Subjects = []string{"skald.evt.order.>"} }, want: "skald.evt.>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js := jetStream(t, connect(t, testkit.NATS(t).URL()))
+			createStream(t, js, "SKALD_EVENTS", "skald.evt.>", func(cfg *jetstream.StreamConfig) {
+				cfg.Retention, cfg.Discard = jetstream.LimitsPolicy, jetstream.DiscardOld
+				c.change(cfg)
+			})
+			err := topology.Ensure(t.Context(), js)
+			switch {
+			case c.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case c.want != "" && (!errors.Is(err, ErrUnsafeStream) || !strings.Contains(err.Error(), "SKALD_EVENTS") || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %v with %q", err, ErrUnsafeStream, c.want)
 			}
 		})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/skald-saga/skald/internal/outbox"
 	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/wire"
 )
 
 // row is a locked saga and what a transaction makes of it.
@@ -28,6 +29,7 @@ type row struct {
 	wakeAt  time.Time // due time of its earliest timer row; zero: none
 	created time.Time
 	updated time.Time
+	trace   wire.Trace
 	sent    bool // the relay has passed its latest commands
 	heldWas bool // its timer row says that it had not when last looked at
 
@@ -36,7 +38,8 @@ type row struct {
 	rearm     bool  // its timer rows are used up
 	held      bool  // the new timer row remembers that the command was withheld
 	history   []transition
-	messages  []outbox.Message
+	commands  []outbox.Message
+	events    []outbox.Message
 	staleSeen []staleReply
 	due       time.Time // of a new timer row; zero: none is needed
 }
@@ -63,6 +66,7 @@ const (
 	commit = `COMMIT`
 
 	sagaColumns = `s.id, s.definition_id, s.version, s.status, s.state, s.input, s.wake_at, s.created_at, s.updated_at,
+		coalesce(s.traceparent, ''), coalesce(s.tracestate, ''),
 		(SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l)`
 
 	// Locking in the order of ids keeps two batches from waiting for each other.
@@ -134,7 +138,8 @@ func (tx *transaction) scan(rows pgx.Rows) error {
 			state  []byte
 			wakeAt *time.Time
 		)
-		if err := rows.Scan((*[16]byte)(&r.id), &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt, &r.created, &r.updated, &r.sent, &r.heldWas); err != nil {
+		if err := rows.Scan((*[16]byte)(&r.id), &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt,
+			&r.created, &r.updated, &r.trace.Parent, &r.trace.State, &r.sent, &r.heldWas); err != nil {
 			return err
 		}
 		input := r.state.Input
@@ -192,11 +197,21 @@ func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
 	r.state, r.updated = d.Next, now
 	r.history = append(r.history, transition{version: r.version, at: now, entries: entries})
 	for _, cmd := range d.Commands {
-		m, err := c.message(r.id, cmd)
+		m, err := c.command(r, cmd)
 		if err != nil {
 			return err
 		}
-		r.messages = append(r.messages, m)
+		r.commands = append(r.commands, m)
+	}
+	for _, e := range d.History {
+		if !r.def.Events.Has(e.Type) {
+			continue
+		}
+		m, err := c.event(r, e)
+		if err != nil {
+			return err
+		}
+		r.events = append(r.events, m)
 	}
 	r.schedule(now)
 	return nil
@@ -254,12 +269,12 @@ func (tx *transaction) store(ctx context.Context) ([]*row, error) {
 
 // committed tells whoever waits for these sagas, and the relay.
 func (c *Coordinator) committed(rows []*row) {
-	commands := false
+	wake := false
 	for _, r := range rows {
 		if len(r.history) == 0 {
 			continue
 		}
-		commands = commands || len(r.messages) > 0
+		wake = wake || len(r.commands)+len(r.events) > 0
 		c.watch.changed(r.id, r.version, func() (Saga, error) {
 			return view(r.def.Definition, r.state, r.version, r.created, r.updated, 0)
 		})
@@ -268,7 +283,7 @@ func (c *Coordinator) committed(rows []*row) {
 		}
 		c.count(r)
 	}
-	if commands {
+	if wake {
 		c.Wake()
 	}
 }

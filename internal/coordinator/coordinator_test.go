@@ -118,7 +118,7 @@ func (f *fixture) commands() []wire.Command {
 		Headers map[string]string
 		Payload []byte
 	}
-	rows, err := f.pool.Query(f.t.Context(), `SELECT seq, subject, headers, payload FROM outbox WHERE seq > $1 ORDER BY seq`, f.seen)
+	rows, err := f.pool.Query(f.t.Context(), `SELECT seq, subject, headers, payload FROM outbox WHERE seq > $1 AND subject LIKE 'skald.cmd.%' ORDER BY seq`, f.seen)
 	if err != nil {
 		f.t.Fatal(err)
 	}

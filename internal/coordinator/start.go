@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/wire"
 )
 
 // StartRequest asks for a new saga.
@@ -23,6 +24,7 @@ type StartRequest struct {
 	Input      json.RawMessage
 	Order      *Order          // the order that the saga is about; nil for plain sagas
 	Key        *IdempotencyKey // nil: every request is a new saga
+	Trace      wire.Trace      // every message of the saga carries it
 }
 
 // IdempotencyKey makes repetitions of a request harmless. Keys are kept apart
@@ -99,7 +101,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	if err != nil {
 		return nil, err
 	}
-	r := &row{id: id, def: def, created: now}
+	r := &row{id: id, def: def, created: now, trace: req.Trace}
 	if err := r.take(c, d, now); err != nil {
 		return nil, err
 	}
@@ -346,10 +348,13 @@ func readLosers(ctx context.Context, conn *pgxpool.Conn, jobs []*startJob, owner
 // queueStarts stores new sagas; the outbox rows come last.
 func queueStarts(b *pgx.Batch, jobs []*startJob) {
 	const insertSagas = `
-		INSERT INTO saga (id, definition_id, version, status, state, input, command_xid, wake_at, created_at, updated_at)
-		SELECT u.id, u.definition_id, u.version, u.status, u.state, u.input, pg_current_xact_id(), u.wake_at, u.created_at, u.created_at
-		FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::timestamptz[], $8::timestamptz[])
-		  AS u (id, definition_id, version, status, state, input, wake_at, created_at)`
+		INSERT INTO saga (id, definition_id, version, status, state, input, command_xid, wake_at, created_at, updated_at,
+		                  traceparent, tracestate)
+		SELECT u.id, u.definition_id, u.version, u.status, u.state, u.input, pg_current_xact_id(), u.wake_at, u.created_at, u.created_at,
+		       nullif(u.traceparent, ''), nullif(u.tracestate, '')
+		FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::timestamptz[], $8::timestamptz[],
+		            $9::text[], $10::text[])
+		  AS u (id, definition_id, version, status, state, input, wake_at, created_at, traceparent, tracestate)`
 	if len(jobs) == 0 {
 		return
 	}
@@ -360,6 +365,7 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 		status, states, inputs []string
 		wakeAt                 []*time.Time
 		created                []time.Time
+		parents, traceStates   []string
 		rows                   []*row
 	)
 	for _, job := range jobs {
@@ -371,8 +377,9 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 		ids, definitions, version = append(ids, r.id), append(definitions, r.def.id), append(version, r.version)
 		status, states, inputs = append(status, string(r.state.Status)), append(states, string(state)), append(inputs, string(r.state.Input))
 		wakeAt, created, rows = append(wakeAt, orNil(r.wakeAt)), append(created, r.created), append(rows, r)
+		parents, traceStates = append(parents, r.trace.Parent), append(traceStates, r.trace.State)
 	}
-	b.Queue(insertSagas, ids, definitions, version, status, states, inputs, wakeAt, created)
+	b.Queue(insertSagas, ids, definitions, version, status, states, inputs, wakeAt, created, parents, traceStates)
 	queueOrders(b, jobs)
 	queueHistory(b, rows)
 	queueTimers(b, rows)

@@ -2,16 +2,12 @@ package coordinator
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/skald-saga/skald/internal/outbox"
-	"github.com/skald-saga/skald/internal/saga"
-	"github.com/skald-saga/skald/internal/wire"
 )
 
 // uuids is an array of UUIDs that the driver encodes as such. An array of
@@ -46,7 +42,7 @@ func queueUpdate(b *pgx.Batch, rows []*row) int {
 		}
 		ids, read, version = append(ids, r.id), append(read, r.read), append(version, r.version)
 		status, states = append(status, string(r.state.Status)), append(states, string(state))
-		wakeAt, updated, commands = append(wakeAt, orNil(r.wakeAt)), append(updated, r.updated), append(commands, len(r.messages) > 0)
+		wakeAt, updated, commands = append(wakeAt, orNil(r.wakeAt)), append(updated, r.updated), append(commands, len(r.commands) > 0)
 	}
 	if len(ids) > 0 {
 		b.Queue(q, ids, read, version, status, states, wakeAt, updated, commands)
@@ -95,9 +91,13 @@ func queueTimers(b *pgx.Batch, rows []*row) {
 }
 
 func queueMessages(b *pgx.Batch, rows []*row) {
+	// Commands first: a saga must not wait for those who only listen to it.
 	var messages []outbox.Message
 	for _, r := range rows {
-		messages = append(messages, r.messages...)
+		messages = append(messages, r.commands...)
+	}
+	for _, r := range rows {
+		messages = append(messages, r.events...)
 	}
 	if len(messages) > 0 {
 		outbox.Queue(b, messages)
@@ -159,31 +159,6 @@ func queueDead(b *pgx.Batch, dead []deadLetter) {
 // printable is what Postgres can store as text: valid UTF-8 without NUL.
 func printable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
-}
-
-// message is the outbox row of a command.
-func (c *Coordinator) message(sagaID uuid.UUID, cmd saga.Command) (outbox.Message, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return outbox.Message{}, fmt.Errorf("make message id: %w", err)
-	}
-	key := sagaID.String()
-	w := wire.Command{
-		EffectID:      wire.EffectID{Saga: key, Step: cmd.Step, Phase: wire.Phase(cmd.Phase), Generation: cmd.Generation},
-		Saga:          key,
-		Attempt:       cmd.Attempt,
-		ReplyTo:       wire.ReplySubject(c.Prefix, 0),
-		EffectTime:    cmd.EffectTime,
-		NotAfter:      cmd.NotAfter,
-		ActionOutcome: wire.Outcome(cmd.ActionOutcome),
-	}
-	if cmd.Phase == saga.Compensation {
-		w.Compensates = &wire.EffectID{Saga: key, Step: cmd.Step, Phase: wire.Phase(saga.Action), Generation: cmd.ActionGen}
-	}
-	return outbox.Message{
-		Key: key, MsgID: id, Subject: wire.CommandSubject(c.Prefix, cmd.Participant, cmd.Operation),
-		Headers: w.AppendHeaders(nil), Payload: cmd.Payload,
-	}, nil
 }
 
 func orNil(t time.Time) *time.Time {

@@ -123,7 +123,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	}
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
-		Input: s.Input, Error: s.Cause, CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: stale,
+		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: stale,
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
 	}
 	if len(def.Steps) > 0 {
@@ -145,9 +145,6 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 		}
 		if !st.DueAt.IsZero() {
 			v.Steps[i].DueAt = &s.Steps[i].DueAt
-		}
-		if st.Status == saga.StepStuck && v.Error == nil {
-			v.Error = st.Error
 		}
 	}
 	return v, nil

@@ -12,6 +12,7 @@ func TestOrdersSurviveKillingTheServer(t *testing.T) {
 	c := s.during(8, s.server.restart)
 	s.settle(2 * time.Minute)
 	s.audit(c)
+	s.listen()
 }
 
 // P9: the relay process is killed at random moments.
@@ -21,6 +22,7 @@ func TestOrdersSurviveKillingTheRelay(t *testing.T) {
 	c := s.during(8, s.relay.restart)
 	s.settle(2 * time.Minute)
 	s.audit(c)
+	s.listen()
 }
 
 // P5: the participants' process is killed at random moments.
@@ -30,6 +32,7 @@ func TestOrdersSurviveKillingTheParticipants(t *testing.T) {
 	c := s.during(8, s.participants.restart)
 	s.settle(2 * time.Minute)
 	s.audit(c)
+	s.listen()
 }
 
 // P4: the whole JetStream store is deleted, again and again, while sagas are
@@ -63,4 +66,5 @@ func TestOrdersSurviveACrashOfPostgres(t *testing.T) {
 	})
 	s.settle(3 * time.Minute)
 	s.audit(c)
+	s.listen()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/skald-saga/skald/internal/http/api"
+	"github.com/skald-saga/skald/internal/wire"
 )
 
 // call is what is known of a request besides its parameters.
@@ -19,6 +20,7 @@ type call struct {
 	id          string   // names it in the log and in problems
 	accept      string   // the Accept header
 	fingerprint [32]byte // of the body, if it came with an Idempotency-Key
+	trace       wire.Trace
 }
 
 type callKey struct{}
@@ -34,7 +36,7 @@ func callOf(ctx context.Context) *call {
 // identify names the request and sets the headers that every answer has.
 func (s *server) identify(next stdhttp.Handler) stdhttp.Handler {
 	return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
-		c := &call{id: requestID(r), accept: r.Header.Get("Accept")}
+		c := &call{id: requestID(r), accept: r.Header.Get("Accept"), trace: trace(r)}
 		h := w.Header()
 		h.Set("X-Request-Id", c.id)
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -53,6 +55,14 @@ func requestID(r *stdhttp.Request) string {
 		return id
 	}
 	return uuid.NewString()
+}
+
+// trace is what the request is part of. A tracestate may come in parts.
+func trace(r *stdhttp.Request) wire.Trace {
+	if parents := r.Header.Values("Traceparent"); len(parents) == 1 {
+		return wire.ParseTrace(parents[0], strings.Join(r.Header.Values("Tracestate"), ","))
+	}
+	return wire.Trace{}
 }
 
 // refuseUntilStarted lets only those requests through that need no sagas:

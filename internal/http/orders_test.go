@@ -64,6 +64,35 @@ func TestAnOrderIsAcceptedAndThenConfirmed(t *testing.T) {
 	}
 }
 
+// The W3C has one bad trace context ignored, and a tracestate may come in parts.
+func TestTheTraceOfARequestIsThatOfItsCommands(t *testing.T) {
+	t.Parallel()
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for name, c := range map[string]struct {
+		headers       []string
+		parent, state string
+	}{
+		"none":              {nil, "", ""},
+		"with a state":      {[]string{"traceparent", good, "tracestate", "a=1", "tracestate", "b=2"}, good, "a=1,b=2"},
+		"that says nothing": {[]string{"traceparent", "gibberish", "tracestate", "a=1"}, "", ""},
+		"given twice":       {[]string{"traceparent", good, "traceparent", good}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newService(t)
+			decode[api.Order](t, s.do("POST", "/v1/orders", oneBook, c.headers...), stdhttp.StatusAccepted)
+			var parent, state string
+			const q = `SELECT coalesce(headers->>'traceparent', ''), coalesce(headers->>'tracestate', '') FROM outbox`
+			if err := s.pool.QueryRow(t.Context(), q).Scan(&parent, &state); err != nil {
+				t.Fatal(err)
+			}
+			if parent != c.parent || state != c.state {
+				t.Errorf("the command has traceparent %q and tracestate %q", parent, state)
+			}
+		})
+	}
+}
+
 func TestADeclinedOrderIsCancelledWithTheReason(t *testing.T) {
 	t.Parallel()
 	s := newService(t)

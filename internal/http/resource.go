@@ -72,6 +72,7 @@ func (s *server) start(ctx context.Context, req coordinator.StartRequest, path s
 			Fingerprint: callOf(ctx).fingerprint,
 		}
 	}
+	req.Trace = callOf(ctx).trace
 	started, err := s.startLimited(ctx, req)
 	if err != nil {
 		return resource{}, coordinator.Saga{}, err

@@ -24,12 +24,34 @@ type Definition struct {
 	Name     string
 	Version  int // given by whoever stores it, from 1
 	Deadline time.Duration
+	Events   Events // which facts of its sagas are published
 	Steps    []Step // in dependency order
 
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source
 
 	pivot int // index of the pivot; -1: none
+}
+
+// Events says which facts of a saga's history are published as messages.
+type Events string
+
+// How much of its sagas' lives a definition publishes.
+const (
+	EventsNone     Events = "none"
+	EventsTerminal Events = "terminal" // the end, and that a saga is stuck: what somebody must know
+	EventsAll      Events = "all"
+)
+
+// Has reports whether facts of a type are published.
+func (e Events) Has(t EntryType) bool {
+	switch e {
+	case EventsTerminal:
+		return t == EndedCompleted || t == EndedCompensated || t == BecameStuck
+	case EventsAll:
+		return true
+	}
+	return false
 }
 
 // Step is one step of a definition.

@@ -34,6 +34,7 @@ var (
 type document struct {
 	Name     string         `yaml:"name" json:"name"`
 	Deadline duration       `yaml:"deadline" json:"deadline,omitzero"`
+	Events   Events         `yaml:"events" json:"events,omitempty"`
 	Steps    []documentStep `yaml:"steps" json:"steps"`
 }
 
@@ -126,9 +127,16 @@ func wanted(goType string) string {
 
 func (doc document) definition() (*Definition, []error) {
 	var errs []error
-	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline)}
+	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), Events: doc.Events}
 	if !validName(doc.Name) {
 		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
+	}
+	switch d.Events {
+	case "":
+		d.Events = EventsTerminal
+	case EventsNone, EventsTerminal, EventsAll:
+	default:
+		errs = append(errs, errors.New("events: must be none, terminal or all"))
 	}
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
 		errs = append(errs, fmt.Errorf("steps: a saga has 1 to %d", MaxSteps))

@@ -71,6 +71,7 @@ func TestTheReferenceStatesTheDefaultsAndLimitsOfTheCode(t *testing.T) {
 		"| `timeout` |":             "| `" + brief(defaultTimeout) + "` |",
 		"| `max_duration` |":        "| `" + brief(defaultMaxDuration) + "` |",
 		"| `kind` |":                "| `" + string(Compensatable) + "` |",
+		"| `events` |":              "| `" + string(EventsTerminal) + "` |",
 		"| `steps` |":               "| 1 to " + strconv.Itoa(MaxSteps) + " |",
 		"| `retry` of a compensat":  policy(defaultRetry),
 		"| `retry` of a retriable":  policy(defaultRetriable),

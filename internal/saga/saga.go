@@ -143,6 +143,20 @@ func (s State) WakeAt() time.Time {
 	return wake
 }
 
+// Failure is why the saga turned back or, if it did not, why it is stuck; nil
+// if nothing is wrong.
+func (s State) Failure() *Failure {
+	if s.Cause != nil {
+		return s.Cause
+	}
+	for i := range s.Steps {
+		if s.Steps[i].Status == StepStuck {
+			return s.Steps[i].Error
+		}
+	}
+	return nil
+}
+
 // Allowed lists the operator's requests that [Advance] would take now.
 func Allowed(def *Definition, s State) []string {
 	if s.Status.Ended() || pivotPassed(def, s) {

@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -43,6 +44,7 @@ type (
 	}
 	message struct {
 		Headers  schema `yaml:"headers"`
+		Payload  schema `yaml:"payload"`
 		Examples []struct {
 			Headers map[string]string `yaml:"headers"`
 			Payload any               `yaml:"payload"`
@@ -132,9 +134,9 @@ func TestAsyncAPIDescribesTheHeadersThatAreWritten(t *testing.T) {
 	c := readContract(t)
 	leanAction, fullAction := actionCommand(), actionCommand()
 	leanAction.NotAfter = time.Time{}
-	fullAction.Traceparent, fullAction.Tracestate = "a", "b"
+	fullAction.Trace = wire.Trace{Parent: "a", State: "b"}
 	leanUndo, fullUndo := compensationCommand(), compensationCommand()
-	fullUndo.NotAfter, fullUndo.Traceparent, fullUndo.Tracestate = t0, "a", "b"
+	fullUndo.NotAfter, fullUndo.Trace = t0, wire.Trace{Parent: "a", State: "b"}
 	for name, lean := range map[string]wire.Command{"actionCommand": leanAction, "compensationCommand": leanUndo} {
 		full := fullAction
 		if name == "compensationCommand" {
@@ -149,13 +151,48 @@ func TestAsyncAPIDescribesTheHeadersThatAreWritten(t *testing.T) {
 			t.Errorf("%s: -written +described:\n%s", name, diff)
 		}
 	}
+	s := c.flat(c.Components.Messages["event"].Headers)
+	slices.Sort(s.Required)
+	if diff := cmp.Diff(sorted(delivered(t, wire.Event{}.AppendHeaders(nil))), s.Required); diff != "" {
+		t.Errorf("events: -always written +required:\n%s", diff)
+	}
+	if diff := cmp.Diff(sorted(delivered(t, wire.Event{Trace: wire.Trace{Parent: "a", State: "b"}}.AppendHeaders(nil))), sorted(s.Properties)); diff != "" {
+		t.Errorf("events: -written +described:\n%s", diff)
+	}
 	reply := wire.Reply{EffectID: effect(wire.Action, 1), Outcome: wire.Failed, MsgID: "m", Attempt: 1}
-	s := c.flat(c.Components.Schemas["replyHeaders"])
+	s = c.flat(c.Components.Schemas["replyHeaders"])
 	if diff := cmp.Diff(sorted(reply.Header()), sorted(s.Properties)); diff != "" {
 		t.Errorf("replies: -written +described:\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{wire.HeaderEffectID, wire.HeaderOutcome}, s.Required); diff != "" {
 		t.Errorf("replies: -required by DecodeReply +required:\n%s", diff)
+	}
+}
+
+// The body of an event has the fields that the code writes.
+func TestAsyncAPIDescribesTheBodyOfAnEvent(t *testing.T) {
+	t.Parallel()
+	c := readContract(t)
+	lean, full := wire.Event{}, wire.Event{
+		Step: "s", Phase: wire.Action, Generation: 1, Attempt: 1, Reason: "r", Actor: "a", Error: &wire.Problem{Code: "c", Message: "m", Step: "s"},
+	}
+	fields := func(e wire.Event) map[string]any {
+		var body map[string]any
+		if err := json.Unmarshal(e.Payload(), &body); err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	s := c.flat(c.Components.Messages["event"].Payload)
+	slices.Sort(s.Required)
+	if diff := cmp.Diff(sorted(fields(lean)), s.Required); diff != "" {
+		t.Errorf("-always written +required:\n%s", diff)
+	}
+	if diff := cmp.Diff(sorted(fields(full)), sorted(s.Properties)); diff != "" {
+		t.Errorf("-written +described:\n%s", diff)
+	}
+	if diff := cmp.Diff(sorted(fields(full)["error"].(map[string]any)), sorted(c.flat(s.Properties["error"]).Properties)); diff != "" {
+		t.Errorf("error: -written +described:\n%s", diff)
 	}
 }
 
@@ -187,6 +224,10 @@ func TestAsyncAPIFixesTheConstantValues(t *testing.T) {
 		{"commandHeaders", wire.HeaderType, wire.TypeCommand},
 		{"commandHeaders", wire.HeaderSource, wire.Source},
 		{"commandHeaders", wire.HeaderContentType, wire.ContentType},
+		{"eventHeaders", wire.HeaderSpecVersion, wire.SpecVersion},
+		{"eventHeaders", wire.HeaderType, wire.TypeEvent},
+		{"eventHeaders", wire.HeaderSource, wire.Source},
+		{"eventHeaders", wire.HeaderContentType, wire.ContentType},
 		{"replyHeaders", wire.HeaderSpecVersion, wire.SpecVersion},
 		{"replyHeaders", wire.HeaderType, wire.TypeReply},
 		{"replyHeaders", wire.HeaderContentType, wire.ContentType},
@@ -200,7 +241,13 @@ func TestAsyncAPIFixesTheConstantValues(t *testing.T) {
 func TestAsyncAPINamesTheSubjectsAndStreams(t *testing.T) {
 	t.Parallel()
 	c := readContract(t)
-	commands, replies := c.Channels["commands"], c.Channels["replies"]
+	commands, replies, events := c.Channels["commands"], c.Channels["replies"], c.Channels["events"]
+	if want := wire.EventSubject("skald", "{definition}", "{type}"); events.Address == nil || *events.Address != want {
+		t.Errorf("events have the address %v, want %s", events.Address, want)
+	}
+	if events.JetStream.Stream != wire.EventsStream("skald") {
+		t.Errorf("stream %q", events.JetStream.Stream)
+	}
 	if want := wire.CommandSubject("skald", "{participant}", "{action}"); commands.Address == nil || *commands.Address != want {
 		t.Errorf("commands have the address %v, want %s", commands.Address, want)
 	}
@@ -227,9 +274,14 @@ func TestTheExamplesOfAsyncAPICanBeRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.HasSuffix(name, "Command") {
+			switch {
+			case name == "event":
+				dec := json.NewDecoder(bytes.NewReader(body))
+				dec.DisallowUnknownFields()
+				err = dec.Decode(new(wire.Event))
+			case strings.HasSuffix(name, "Command"):
 				_, err = wire.DecodeCommand("skald.cmd.inventory.reserve", h, body)
-			} else {
+			default:
 				_, err = wire.DecodeReply(h, body)
 			}
 			if err != nil {

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -22,8 +21,7 @@ type Command struct {
 	Compensates   *EffectID // compensations only: the action to undo
 	ActionOutcome Outcome   // compensations only: Succeeded or Unknown
 	Time          time.Time // when the message was written
-	Traceparent   string
-	Tracestate    string
+	Trace         Trace
 	Payload       []byte
 }
 
@@ -52,23 +50,7 @@ func (c Command) AppendHeaders(b []byte) []byte {
 		b = append(b, c.ActionOutcome...)
 	}
 	b = append(b, '"')
-	if c.Traceparent != "" {
-		b = appendString(append(b, `,"traceparent":`...), c.Traceparent)
-	}
-	if c.Tracestate != "" {
-		b = appendString(append(b, `,"tracestate":`...), c.Tracestate)
-	}
-	return append(b, '}')
-}
-
-// appendString writes what came from outside; all else is made of names,
-// numbers and times, which need no escaping.
-func appendString(b []byte, s string) []byte {
-	quoted, err := json.Marshal(s)
-	if err != nil { // cannot be: a string
-		return append(b, `""`...)
-	}
-	return append(b, quoted...)
+	return append(c.Trace.appendTo(b), '}')
 }
 
 // DecodeCommand reads a command from a message. An error means that it cannot
@@ -77,7 +59,7 @@ func DecodeCommand(subject string, h map[string][]string, payload []byte) (Comma
 	c := Command{
 		MsgID: get(h, HeaderMsgID), Subject: subject, Saga: get(h, HeaderSubject), ReplyTo: get(h, HeaderReplyTo),
 		ActionOutcome: Outcome(get(h, HeaderActionOutcome)),
-		Traceparent:   get(h, HeaderTraceparent), Tracestate: get(h, HeaderTracestate), Payload: payload,
+		Trace:         Trace{Parent: get(h, HeaderTraceparent), State: get(h, HeaderTracestate)}, Payload: payload,
 	}
 	err := once(h)
 	switch {

@@ -19,13 +19,21 @@ var t0 = time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 // what the relay adds from the row's own columns.
 func received(t testing.TB, c wire.Command) map[string][]string {
 	t.Helper()
+	h := delivered(t, c.AppendHeaders(nil))
+	h[wire.HeaderMsgID], h[wire.HeaderID] = []string{c.MsgID}, []string{c.MsgID}
+	h[wire.HeaderTime] = []string{c.Time.Format(time.RFC3339Nano)}
+	return h
+}
+
+// delivered is the header of a message whose own part is stored as text.
+func delivered(t testing.TB, text []byte) map[string][]string {
+	t.Helper()
 	var stored map[string]string
-	if b := c.AppendHeaders(nil); json.Unmarshal(b, &stored) != nil {
-		t.Fatalf("headers are not a JSON object of strings: %s", b)
+	if json.Unmarshal(text, &stored) != nil {
+		t.Fatalf("headers are not a JSON object of strings: %s", text)
 	}
 	h := map[string][]string{
-		wire.HeaderMsgID: {c.MsgID}, wire.HeaderID: {c.MsgID}, wire.HeaderSpecVersion: {wire.SpecVersion},
-		wire.HeaderTime: {c.Time.Format(time.RFC3339Nano)},
+		wire.HeaderMsgID: {"m"}, wire.HeaderID: {"m"}, wire.HeaderSpecVersion: {wire.SpecVersion}, wire.HeaderTime: {"t"},
 	}
 	for k, v := range stored {
 		h[k] = []string{v}
@@ -51,8 +59,7 @@ func compensationCommand() wire.Command {
 func TestAParticipantReadsTheCommandThatWasWritten(t *testing.T) {
 	t.Parallel()
 	traced := actionCommand()
-	traced.Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	traced.Tracestate = "a=\"1\",b=\\2\x01é" // whatever a client sent us
+	traced.Trace = wire.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", State: "a=\"1\",b=\\2\x01é"}
 	later := actionCommand()
 	later.EffectID, later.NotAfter = effect(wire.Action, 2), time.Time{}
 	known := compensationCommand()

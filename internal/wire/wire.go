@@ -1,6 +1,6 @@
-// Package wire is the message format between Skald and its participants:
-// CloudEvents 1.0 in binary mode over NATS headers (docs/protocol.md,
-// asyncapi.yaml). It encodes and decodes; it sends nothing.
+// Package wire is the message format between Skald, its participants and those
+// who listen to it: CloudEvents 1.0 in binary mode over NATS headers
+// (docs/protocol.md, asyncapi.yaml). It encodes and decodes; it sends nothing.
 //
 // Header names are lower case, because NATS headers are case-sensitive; the
 // one exception is Nats-Msg-Id, which is JetStream's own.
@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// The headers of commands and replies.
+// The headers of commands, replies and events.
 const (
 	HeaderMsgID         = "Nats-Msg-Id"
 	HeaderSpecVersion   = "ce-specversion"
@@ -44,6 +44,7 @@ const (
 	SpecVersion = "1.0"
 	TypeCommand = "skald.command.v1"
 	TypeReply   = "skald.reply.v1"
+	TypeEvent   = "skald.event.v1"
 	Source      = "/skald"
 	ContentType = "application/json"
 )
@@ -137,11 +138,19 @@ func ReplySubject(prefix string, partition int) string {
 	return prefix + ".reply." + strconv.Itoa(partition)
 }
 
+// EventSubject is where the events of a definition's sagas are published.
+func EventSubject(prefix, definition, eventType string) string {
+	return prefix + ".evt." + definition + "." + eventType
+}
+
 // CommandsStream is the name of the stream that holds commands.
 func CommandsStream(prefix string) string { return streamPrefix(prefix) + "_COMMANDS" }
 
 // RepliesStream is the name of the stream that holds replies.
 func RepliesStream(prefix string) string { return streamPrefix(prefix) + "_REPLIES" }
+
+// EventsStream is the name of the stream that holds lifecycle events.
+func EventsStream(prefix string) string { return streamPrefix(prefix) + "_EVENTS" }
 
 func streamPrefix(prefix string) string {
 	return strings.ReplaceAll(strings.ToUpper(prefix), ".", "_")

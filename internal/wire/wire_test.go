@@ -77,8 +77,10 @@ func TestSubjectsAndStreamsFollowThePrefix(t *testing.T) {
 		{wire.CommandSubject("acme.skald", "inventory", "reserve"), "acme.skald.cmd.inventory.reserve"},
 		{wire.ReplySubject("skald", 0), "skald.reply.0"},
 		{wire.ReplySubject("skald", 17), "skald.reply.17"},
+		{wire.EventSubject("skald", "order", "completed"), "skald.evt.order.completed"},
 		{wire.CommandsStream("skald"), "SKALD_COMMANDS"},
 		{wire.RepliesStream("skald"), "SKALD_REPLIES"},
+		{wire.EventsStream("skald"), "SKALD_EVENTS"},
 		{wire.CommandsStream("acme.skald"), "ACME_SKALD_COMMANDS"}, // a stream's name has no dots
 	} {
 		if c.got != c.want {
