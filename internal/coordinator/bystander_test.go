@@ -31,6 +31,7 @@ func TestASagaOfANewerProgramHarmsNobodyElse(t *testing.T) {
 		UPDATE saga SET definition_id = d.id FROM d WHERE saga.id = $1`, strange.ID); err != nil {
 		t.Fatal(err)
 	}
+	f.c = f.coordinator(nil) // it has not seen the saga before
 	f.handle(reply(strangeCmd, wire.Succeeded), reply(goodCmd, wire.Succeeded))
 	if got := f.get(good.ID); got.Steps[0].Status != saga.StepSucceeded {
 		t.Errorf("the good saga's step is %s", got.Steps[0].Status)

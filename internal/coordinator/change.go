@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +34,8 @@ type row struct {
 	sent    bool // the relay has passed its latest commands
 	heldWas bool // its timer row says that it had not when last looked at
 
-	read      int64 // version as it was read
+	read      guard // as it was read
+	guessed   bool  // it was not read, but remembered
 	broken    error // it cannot be worked on: its stored form does not fit its definition
 	rearm     bool  // its timer rows are used up
 	held      bool  // the new timer row remembers that the command was withheld
@@ -44,6 +46,17 @@ type row struct {
 	due       time.Time // of a new timer row; zero: none is needed
 }
 
+// guard is what a saga's row must still be when it is overwritten: each change
+// changes at least one of the three. The version alone would do if Postgres
+// never forgot a commit, as a standby that was promoted may have.
+type guard struct {
+	version         int64
+	updated, wakeAt time.Time
+}
+
+// asRead notes that the row is as the database has it.
+func (r *row) asRead() { r.read = guard{r.version, r.updated, r.wakeAt} }
+
 // transition is one row of history.
 type transition struct {
 	version int64
@@ -51,14 +64,16 @@ type transition struct {
 	entries []byte
 }
 
-// transaction is one database transaction over locked sagas. Its statements
-// travel in two pipelines: begin and lock, then write and commit.
+// transaction is one database transaction over sagas. Its statements travel in
+// two pipelines: begin and lock, then write and commit. If all its sagas are
+// known from memory there is only the second, which then begins as well.
 type transaction struct {
-	c    *Coordinator
-	conn *pgxpool.Conn
-	now  time.Time
-	rows map[uuid.UUID]*row
-	dead []deadLetter
+	c     *Coordinator
+	conn  *pgxpool.Conn
+	now   time.Time
+	rows  map[uuid.UUID]*row
+	dead  []deadLetter
+	begun bool
 }
 
 const (
@@ -66,11 +81,10 @@ const (
 	commit = `COMMIT`
 
 	sagaColumns = `s.id, s.definition_id, s.version, s.status, s.state, s.input, s.wake_at, s.created_at, s.updated_at,
-		coalesce(s.traceparent, ''), coalesce(s.tracestate, ''),
-		(SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l)`
+		coalesce(s.traceparent, ''), coalesce(s.tracestate, '')`
 
 	// Locking in the order of ids keeps two batches from waiting for each other.
-	lockByID = `SELECT ` + sagaColumns + `, false FROM saga s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE`
+	lockByID = `SELECT ` + sagaColumns + `, true, false FROM saga s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE`
 )
 
 // change locks sagas with the query lock in one transaction, lets decide apply events to them,
@@ -81,9 +95,8 @@ const (
 // harmless by the rules of the state machine.
 func (c *Coordinator) change(ctx context.Context, lock string, args []any, decide func(tx *transaction) error) ([]*row, error) {
 	for try := 1; ; try++ {
-		rows, err := c.changeOnce(ctx, lock, args, decide)
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && pgErr.Code[:2] == "40" && try < 4 { // transaction rollback
+		rows, err := c.changeOnce(ctx, func(tx *transaction) error { return tx.lock(ctx, lock, args) }, decide)
+		if gaveUp(err) && try < 4 {
 			sleep(ctx, time.Duration(rand.Int64N(int64(try)*int64(20*time.Millisecond))))
 			continue
 		}
@@ -91,7 +104,33 @@ func (c *Coordinator) change(ctx context.Context, lock string, args []any, decid
 	}
 }
 
-func (c *Coordinator) changeOnce(ctx context.Context, lock string, args []any, decide func(tx *transaction) error) (_ []*row, err error) {
+// changeKnown is change for sagas by id, of which those are not read that this
+// server has changed last. Nothing is locked for them either: if another server
+// was faster, the guard finds it, and all is done again from the database.
+func (c *Coordinator) changeKnown(ctx context.Context, ids uuids, decide func(tx *transaction) error) ([]*row, error) {
+	if c.memory.trusted(c.Now()) {
+		rows, err := c.changeOnce(ctx, func(tx *transaction) error { return tx.recall(ctx, ids) }, decide)
+		switch {
+		case gaveUp(err):
+			c.memory.distrust(c.Now())
+		case !errors.Is(err, errGuess):
+			return rows, err
+		}
+	}
+	return c.change(ctx, lockByID, []any{ids}, decide)
+}
+
+// errGuess is returned by what changeKnown is to decide, if it would change
+// nothing: only changes are guarded, so that must not rest on memory.
+var errGuess = errors.New("decided by memory")
+
+// gaveUp says that the database rolled back for a reason that passes.
+func gaveUp(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "40")
+}
+
+func (c *Coordinator) changeOnce(ctx context.Context, find func(*transaction) error, decide func(tx *transaction) error) (_ []*row, err error) {
 	conn, err := c.Pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("acquire connection: %w", err)
@@ -103,13 +142,7 @@ func (c *Coordinator) changeOnce(ctx context.Context, lock string, args []any, d
 		}
 	}()
 	tx := &transaction{c: c, conn: conn, now: c.now(), rows: map[uuid.UUID]*row{}}
-	b := &pgx.Batch{}
-	b.Queue(begin)
-	b.Queue(lock, args...).Query(tx.scan)
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		return nil, fmt.Errorf("lock sagas: %w", err)
-	}
-	if err := tx.resolveDefinitions(ctx); err != nil {
+	if err := find(tx); err != nil {
 		return nil, err
 	}
 	if err := decide(tx); err != nil {
@@ -121,6 +154,35 @@ func (c *Coordinator) changeOnce(ctx context.Context, lock string, args []any, d
 	}
 	c.committed(rows)
 	return rows, nil
+}
+
+// lock begins and reads the sagas that query selects and locks.
+func (tx *transaction) lock(ctx context.Context, query string, args []any) error {
+	tx.begun = true
+	b := &pgx.Batch{}
+	b.Queue(begin)
+	b.Queue(query, args...).Query(tx.scan)
+	if err := tx.conn.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("lock sagas: %w", err)
+	}
+	return tx.resolveDefinitions(ctx)
+}
+
+// recall takes sagas from memory, and reads those that are not there.
+func (tx *transaction) recall(ctx context.Context, ids uuids) error {
+	var missing uuids
+	for _, id := range ids {
+		if r := tx.c.memory.get(id); r != nil {
+			r.guessed = true
+			tx.rows[id] = r
+		} else {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return tx.lock(ctx, lockByID, []any{missing})
 }
 
 // rollback leaves the connection usable; if it cannot, the pool drops it.
@@ -144,10 +206,11 @@ func (tx *transaction) scan(rows pgx.Rows) error {
 		}
 		input := r.state.Input
 		r.broken = json.Unmarshal(state, &r.state)
-		r.state.ID, r.state.Input, r.read = r.id.String(), input, r.version
+		r.state.ID, r.state.Input = r.id.String(), input
 		if wakeAt != nil {
 			r.wakeAt = *wakeAt
 		}
+		r.asRead()
 		r.def = &definition{id: defID}
 		tx.rows[r.id] = &r
 	}
@@ -159,6 +222,9 @@ func (tx *transaction) scan(rows pgx.Rows) error {
 // must not hold up the others of its batch.
 func (tx *transaction) resolveDefinitions(ctx context.Context) error {
 	for _, r := range tx.rows {
+		if r.def.Definition != nil {
+			continue
+		}
 		d, err := tx.c.definition(ctx, r.def.id)
 		switch {
 		case errors.Is(err, ErrUnknownDefinition):
@@ -232,9 +298,9 @@ func (r *row) schedule(now time.Time) {
 	}
 }
 
-// store writes everything and commits. The outbox rows are the last statement
-// before the commit: their order in the sequence is then the commit order of
-// each saga, whose row is locked.
+// store writes everything and commits. The sagas' rows come first, which locks
+// them, and the outbox rows last: their order in the sequence is then the
+// commit order of each saga.
 func (tx *transaction) store(ctx context.Context) ([]*row, error) {
 	ids := make([]uuid.UUID, 0, len(tx.rows))
 	for id := range tx.rows {
@@ -246,31 +312,24 @@ func (tx *transaction) store(ctx context.Context) ([]*row, error) {
 		rows[i] = tx.rows[id]
 	}
 	b := &pgx.Batch{}
-	changed := queueUpdate(b, rows)
+	if !tx.begun {
+		b.Queue(begin)
+	}
+	queueUpdate(b, rows)
 	queueHistory(b, rows)
 	queueTimers(b, rows)
 	queueStale(b, rows)
 	queueDead(b, tx.dead)
 	queueMessages(b, rows)
 	b.Queue(commit)
-	results := tx.conn.SendBatch(ctx, b)
-	if changed > 0 {
-		tag, err := results.Exec()
-		if err == nil && tag.RowsAffected() != int64(changed) {
-			err = fmt.Errorf("%d sagas were updated instead of %d", tag.RowsAffected(), changed)
-		}
-		if err != nil {
-			_ = results.Close()
-			return nil, err
-		}
-	}
-	return rows, results.Close()
+	return rows, tx.conn.SendBatch(ctx, b).Close()
 }
 
 // committed tells whoever waits for these sagas, and the relay.
 func (c *Coordinator) committed(rows []*row) {
 	wake := false
 	for _, r := range rows {
+		c.memory.put(r)
 		if len(r.history) == 0 {
 			continue
 		}

@@ -44,6 +44,7 @@ type Coordinator struct {
 	starts      chan *startJob
 	reads       chan struct{} // one for each read under way; see reading
 	watch       watchers
+	memory      memory
 	timerPoke   chan time.Time
 	stopped     chan struct{} // closed when Run has returned
 	stop        sync.Once

@@ -28,6 +28,20 @@ func (c *Coordinator) Get(ctx context.Context, id uuid.UUID) (Saga, error) {
 	return sagas[0], nil
 }
 
+// StaleReplies counts the replies to a saga that changed nothing.
+func (c *Coordinator) StaleReplies(ctx context.Context, id uuid.UUID) (n int, err error) {
+	done, err := c.reading(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	const q = `SELECT coalesce((SELECT count FROM saga_stale_reply WHERE saga_id = $1), 0)`
+	if err := c.Pool.QueryRow(ctx, q, id).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count stale replies to saga %s: %w", id, err)
+	}
+	return n, nil
+}
+
 // SagaFilter selects sagas; zero values select all.
 type SagaFilter struct {
 	Statuses   []saga.Status

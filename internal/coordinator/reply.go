@@ -60,7 +60,7 @@ func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, 
 	}
 	var applied, stale int
 	var dead []deadLetter
-	_, err := c.change(ctx, lockByID, []any{ids}, func(tx *transaction) error {
+	_, err := c.changeKnown(ctx, ids, func(tx *transaction) error {
 		applied, stale = 0, 0
 		for i, d := range deliveries {
 			r := tx.rows[sagaOf[i]]
@@ -76,6 +76,9 @@ func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, 
 				continue
 			}
 			decision, err := tx.apply(r, event(d.Reply))
+			if r.guessed && (err != nil || decision.Ignored != "") {
+				return errGuess
+			}
 			if err != nil {
 				tx.bury(d, err.Error())
 				continue

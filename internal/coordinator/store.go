@@ -14,23 +14,26 @@ import (
 // uuid.UUID takes the way through text, which costs a tenth of the engine.
 type uuids = [][16]byte
 
-// queueUpdate stores the new states in place. The version is a second lock: a
-// row that is not as it was read is not overwritten. It returns the number of
-// rows that must be updated; if that is none, nothing is queued.
-func queueUpdate(b *pgx.Batch, rows []*row) int {
+// queueUpdate stores the new states in place. A row that is not as it was read
+// is not overwritten: the transaction then fails, and with it all that follows.
+func queueUpdate(b *pgx.Batch, rows []*row) {
 	const q = `
-		UPDATE saga s SET version = u.version, status = u.status, state = u.state, wake_at = u.wake_at, updated_at = u.updated_at,
-		       command_xid = CASE WHEN u.commands THEN pg_current_xact_id() ELSE s.command_xid END
-		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::json[], $6::timestamptz[], $7::timestamptz[], $8::boolean[])
-		  AS u (id, read, version, status, state, wake_at, updated_at, commands)
-		WHERE s.id = u.id AND s.version = u.read`
+		WITH changed AS (
+			UPDATE saga s SET version = u.version, status = u.status, state = u.state, wake_at = u.wake_at, updated_at = u.updated_at,
+			       command_xid = CASE WHEN u.commands THEN pg_current_xact_id() ELSE s.command_xid END
+			FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::text[], $7::json[],
+			            $8::timestamptz[], $9::timestamptz[], $10::boolean[])
+			  AS u (id, read_version, read_updated, read_wake, version, status, state, wake_at, updated_at, commands)
+			WHERE s.id = u.id AND s.version = u.read_version AND s.updated_at = u.read_updated AND s.wake_at IS NOT DISTINCT FROM u.read_wake
+			RETURNING 1)
+		SELECT saga_all_changed(count(*), cardinality($1)) FROM changed`
 	var (
-		ids            uuids
-		read, version  []int64
-		status, states []string
-		wakeAt         []*time.Time
-		updated        []time.Time
-		commands       []bool
+		ids                  uuids
+		readVersion, version []int64
+		readUpdated, updated []time.Time
+		readWake, wakeAt     []*time.Time
+		status, states       []string
+		commands             []bool
 	)
 	for _, r := range rows {
 		if r.broken != nil || (len(r.history) == 0 && r.due.IsZero() && !r.rearm) {
@@ -40,14 +43,14 @@ func queueUpdate(b *pgx.Batch, rows []*row) int {
 		if err != nil { // cannot be: a state is strings, numbers and times, and results that were valid JSON
 			state = []byte(err.Error()) // refused by the column's type
 		}
-		ids, read, version = append(ids, r.id), append(read, r.read), append(version, r.version)
+		ids, readVersion, version = append(ids, r.id), append(readVersion, r.read.version), append(version, r.version)
+		readUpdated, readWake = append(readUpdated, r.read.updated), append(readWake, orNil(r.read.wakeAt))
 		status, states = append(status, string(r.state.Status)), append(states, string(state))
 		wakeAt, updated, commands = append(wakeAt, orNil(r.wakeAt)), append(updated, r.updated), append(commands, len(r.commands) > 0)
 	}
 	if len(ids) > 0 {
-		b.Queue(q, ids, read, version, status, states, wakeAt, updated, commands)
+		b.Queue(q, ids, readVersion, readUpdated, readWake, version, status, states, wakeAt, updated, commands)
 	}
-	return len(ids)
 }
 
 func queueHistory(b *pgx.Batch, rows []*row) {

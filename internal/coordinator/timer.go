@@ -90,7 +90,8 @@ const lockDue = `
 		DELETE FROM saga_timer WHERE ctid = ANY (ARRAY(
 			SELECT ctid FROM saga_timer WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 		RETURNING saga_id, withheld)
-	SELECT ` + sagaColumns + `, d.withheld
+	SELECT ` + sagaColumns + `,
+	       (SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l), d.withheld
 	FROM (SELECT saga_id, bool_or(withheld) AS withheld FROM due GROUP BY saga_id) d
 	JOIN saga s ON s.id = d.saga_id
 	WHERE s.status IN ('running', 'compensating', 'stuck')

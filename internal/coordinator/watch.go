@@ -40,9 +40,10 @@ type news struct {
 // which is the saga as it was last read. When ctx ends first, it returns the
 // saga as it stands. It returns [ErrNotFound] if there is none.
 //
-// done is asked of every version that this server makes, without reading each
-// of them from the database; what is returned was read. A version made by
-// another server is noticed by polling.
+// done is asked of every version that this server makes, and the saga as it was
+// stored then is returned, without reading it again: its StaleReplies are those
+// of seen (see [Coordinator.StaleReplies]). A version made by another server is
+// noticed by polling, and read.
 func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool) (Saga, error) {
 	id := seen.ID
 	w := &watcher{version: seen.Version, news: make(chan news, 1)}
@@ -59,11 +60,12 @@ func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool
 		c.watch.saw(w, s.Version)
 		select {
 		case n := <-w.news:
-			if n.saga != nil && !done(*n.saga) {
-				s = *n.saga
+			if n.saga == nil {
+				s, err = read()
 				continue
 			}
-			s, err = read()
+			s = *n.saga
+			s.StaleReplies = seen.StaleReplies
 		case <-c.stopped:
 			return read()
 		case <-ctx.Done():

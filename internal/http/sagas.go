@@ -20,6 +20,9 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 		start.Version = int(*req.Body.Version)
 	}
 	answer, saga, err := s.start(ctx, start, sagasPath, req.Params.IdempotencyKey, req.Params.Prefer)
+	if err == nil {
+		err = s.countStale(ctx, answer, &saga)
+	}
 	var input *coordinator.InputError
 	switch {
 	case errors.Is(err, coordinator.ErrUnknownDefinition):
@@ -33,8 +36,23 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 	return answer, nil
 }
 
+// countStale looks again after a wait: stale replies are no change of a saga, so
+// those who wait for one are not told of them.
+func (s *server) countStale(ctx context.Context, answer resource, saga *coordinator.Saga) (err error) {
+	if !answer.wait.asked {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	saga.StaleReplies, err = s.Sagas.StaleReplies(ctx, saga.ID)
+	return err
+}
+
 func (s *server) GetSaga(ctx context.Context, req api.GetSagaRequestObject) (api.GetSagaResponseObject, error) {
 	answer, saga, err := s.get(ctx, req.Id, s.Sagas.Get, req.Params.IfNoneMatch, req.Params.Prefer)
+	if err == nil {
+		err = s.countStale(ctx, answer, &saga)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,1 +1,0 @@
-ALTER TABLE saga DROP COLUMN traceparent, DROP COLUMN tracestate;
