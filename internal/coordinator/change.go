@@ -334,7 +334,7 @@ func (c *Coordinator) committed(rows []*row) {
 			continue
 		}
 		wake = wake || len(r.commands)+len(r.events) > 0
-		c.watch.changed(r.id, r.version, func() (Saga, error) {
+		c.watch.changed(r.id, r.version, r.state.Status, func() (Saga, error) {
 			return view(r.def.Definition, r.state, r.version, r.created, r.updated, 0)
 		})
 		if !r.due.IsZero() {

@@ -81,7 +81,7 @@ func TestAwaitSeesWhatOtherServersDo(t *testing.T) {
 	go func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		got, err := other.Await(ctx, s, coordinator.Saga.Ended)
+		got, err := other.Await(ctx, s, coordinator.Ended)
 		if err != nil {
 			t.Error(err)
 		}
@@ -106,7 +106,7 @@ func TestAwaitDoesNotMissWhatHasJustHappened(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	got, err := c.Await(ctx, began, coordinator.Saga.Ended)
+	got, err := c.Await(ctx, began, coordinator.Ended)
 	if err != nil || got.Status != saga.Compensated || ctx.Err() != nil {
 		t.Errorf("%s, %v; waited to the end: %v", got.Status, err, ctx.Err())
 	}
@@ -118,7 +118,7 @@ func TestAwaitAnswersWhenItsTimeIsUp(t *testing.T) {
 	s := f.start()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	got, err := f.c.Await(ctx, s, coordinator.Saga.Ended)
+	got, err := f.c.Await(ctx, s, coordinator.Ended)
 	if err != nil || got.Status != saga.Running {
 		t.Errorf("%s, %v", got.Status, err)
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/skald-saga/skald/internal/saga"
 )
 
 // watchPoll is how soon a change made by another server is noticed.
@@ -27,8 +29,15 @@ const recentChanges = 4096
 
 type watcher struct {
 	version int64     // the last one seen
+	done    Done      // what it waits for
 	news    chan news // of capacity 1: the latest
 }
+
+// Done says whether a saga is what somebody waits for.
+type Done func(version int64, status saga.Status) bool
+
+// Ended is what those wait for who want to know how a saga ends.
+func Ended(_ int64, status saga.Status) bool { return status.Ended() }
 
 // news is that a saga has changed; saga is nil if what it is now must be read.
 type news struct {
@@ -40,13 +49,13 @@ type news struct {
 // which is the saga as it was last read. When ctx ends first, it returns the
 // saga as it stands. It returns [ErrNotFound] if there is none.
 //
-// done is asked of every version that this server makes, and the saga as it was
-// stored then is returned, without reading it again: its StaleReplies are those
+// done is asked of every version that this server makes, and must not block; the
+// saga as it was stored then is returned, without reading it again: its StaleReplies are those
 // of seen (see [Coordinator.StaleReplies]). A version made by another server is
 // noticed by polling, and read.
-func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool) (Saga, error) {
+func (c *Coordinator) Await(ctx context.Context, seen Saga, done Done) (Saga, error) {
 	id := seen.ID
-	w := &watcher{version: seen.Version, news: make(chan news, 1)}
+	w := &watcher{version: seen.Version, done: done, news: make(chan news, 1)}
 	c.watch.add(id, w)
 	defer c.watch.remove(id, w)
 	// The answer is read even if ctx ends at once.
@@ -56,7 +65,7 @@ func (c *Coordinator) Await(ctx context.Context, seen Saga, done func(Saga) bool
 		return c.Get(readCtx, id)
 	}
 	s, err := seen, error(nil)
-	for err == nil && !done(s) {
+	for err == nil && !done(s.Version, s.Status) {
 		c.watch.saw(w, s.Version)
 		select {
 		case n := <-w.news:
@@ -118,18 +127,18 @@ func (ws *watchers) saw(w *watcher, version int64) {
 	w.version = version
 }
 
-// changed tells those who have not seen this version. view is called if there
-// are any; nil: they read for themselves.
-func (ws *watchers) changed(id uuid.UUID, version int64, view func() (Saga, error)) {
+// changed tells those who have not seen this version and wait for such a one.
+// view is then called, and may fail: they read for themselves.
+func (ws *watchers) changed(id uuid.UUID, version int64, status saga.Status, view func() (Saga, error)) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	ws.remember(id, version)
 	n := news{version: version}
 	for w := range ws.byID[id] {
-		if w.version >= version {
+		if w.version >= version || !w.done(version, status) {
 			continue
 		}
-		if n.saga == nil && view != nil {
+		if n.saga == nil {
 			if s, err := view(); err == nil {
 				n.saga = &s
 			}
@@ -145,6 +154,8 @@ func (ws *watchers) changed(id uuid.UUID, version int64, view func() (Saga, erro
 		w.news <- n // there is room: only we put in, and we hold the lock
 	}
 }
+
+var errNotRead = errors.New("the saga was not read")
 
 func (ws *watchers) ids() uuids {
 	ws.mu.Lock()
@@ -171,12 +182,13 @@ func (c *Coordinator) runWatch(ctx context.Context) error {
 		if len(ids) == 0 {
 			continue
 		}
-		rows, err := c.Pool.Query(ctx, `SELECT id, version FROM saga WHERE id = ANY($1)`, ids)
+		rows, err := c.Pool.Query(ctx, `SELECT id, version, status FROM saga WHERE id = ANY($1)`, ids)
 		if err == nil {
 			var id uuid.UUID
 			var version int64
-			_, err = pgx.ForEachRow(rows, []any{&id, &version}, func() error {
-				c.watch.changed(id, version, nil)
+			var status saga.Status
+			_, err = pgx.ForEachRow(rows, []any{&id, &version, &status}, func() error {
+				c.watch.changed(id, version, status, func() (Saga, error) { return Saga{}, errNotRead })
 				return nil
 			})
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skald-saga/skald/internal/coordinator"
 	"github.com/skald-saga/skald/internal/http/api"
+	"github.com/skald-saga/skald/internal/saga"
 )
 
 // maxWait is the longest that a request is held.
@@ -73,7 +74,7 @@ func splitList(header string) []string {
 
 // await holds a request until done, for as long as w says. A server that stops
 // and a client that has gone end it too: the answer is the saga as it stands.
-func (s *server) await(ctx context.Context, seen coordinator.Saga, w wait, done func(coordinator.Saga) bool) (coordinator.Saga, error) {
+func (s *server) await(ctx context.Context, seen coordinator.Saga, w wait, done coordinator.Done) (coordinator.Saga, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.limit)
 	defer cancel()
 	go func() {
@@ -115,6 +116,12 @@ func parseTags(name string, header *string) (tags, error) {
 		return tags{}, at(api.ProblemCodeBadRequest, "header:"+name, "must be * or a list of entity tags in double quotes")
 	}
 	return t, nil
+}
+
+// outdated reports whether there is something that a client with these tags
+// waits for: another version than it knows, or the end.
+func (t tags) outdated(version int64, status saga.Status) bool {
+	return status.Ended() || (t.given && !t.unchanged(version))
 }
 
 // unchanged reports whether the client knows this version (If-None-Match: the

@@ -79,7 +79,7 @@ func (s *server) start(ctx context.Context, req coordinator.StartRequest, path s
 	}
 	saga := started.Saga
 	if w.asked && !saga.Ended() {
-		if saga, err = s.await(ctx, saga, w, coordinator.Saga.Ended); err != nil {
+		if saga, err = s.await(ctx, saga, w, coordinator.Ended); err != nil {
 			return resource{}, coordinator.Saga{}, err
 		}
 	}
@@ -120,11 +120,8 @@ func (s *server) get(ctx context.Context, id uuid.UUID, read reader, known *api.
 	if err != nil {
 		return none(err)
 	}
-	done := func(v coordinator.Saga) bool {
-		return v.Ended() || (seen.given && !seen.unchanged(v.Version))
-	}
-	if w.asked && !done(saga) {
-		if saga, err = s.await(ctx, saga, w, done); err != nil {
+	if w.asked && !seen.outdated(saga.Version, saga.Status) {
+		if saga, err = s.await(ctx, saga, w, seen.outdated); err != nil {
 			return none(err)
 		}
 	}
