@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -146,23 +145,25 @@ func outcome(err error) outbox.Result {
 // message makes the NATS message of a row: its headers, and what the row's own
 // columns say.
 func message(row outbox.Row) (*nats.Msg, error) {
-	var headers map[string]string
-	if err := json.Unmarshal(row.Headers, &headers); err != nil {
+	h, err := parseHeader(row.Headers, 4)
+	if err != nil {
 		return nil, fmt.Errorf("headers are not an object of strings: %w", err)
 	}
 	if !validSubject(row.Subject) {
 		return nil, fmt.Errorf("subject %.100q: %w", row.Subject, nats.ErrBadSubject)
 	}
 	id := row.MsgID.String()
-	h := make(nats.Header, len(headers)+4)
-	h[wire.HeaderSpecVersion] = []string{wire.SpecVersion}
-	h[wire.HeaderID] = []string{id}
-	h[wire.HeaderTime] = []string{row.CreatedAt.UTC().Format(time.RFC3339Nano)}
-	for k, v := range headers {
-		if !validHeader(k, v) {
+	for k, v := range h {
+		if !validHeader(k, v[0]) {
 			return nil, fmt.Errorf("header %.100q: %w", k, nats.ErrBadHeaderMsg)
 		}
-		h[k] = []string{v}
+	}
+	for _, own := range [...]struct{ name, value string }{
+		{wire.HeaderSpecVersion, wire.SpecVersion}, {wire.HeaderID, id}, {wire.HeaderTime, row.CreatedAt.UTC().Format(time.RFC3339Nano)},
+	} {
+		if h[own.name] == nil { // else the writer knows better
+			h[own.name] = []string{own.value}
+		}
 	}
 	h[wire.HeaderMsgID] = []string{id}
 	return &nats.Msg{Subject: row.Subject, Header: h, Data: row.Payload}, nil

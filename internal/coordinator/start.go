@@ -350,7 +350,7 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 	const insertSagas = `
 		INSERT INTO saga (id, definition_id, version, status, state, input, command_xid, wake_at, created_at, updated_at,
 		                  traceparent, tracestate)
-		SELECT u.id, u.definition_id, u.version, u.status, u.state, u.input, pg_current_xact_id(), u.wake_at, u.created_at, u.created_at,
+		SELECT u.id, u.definition_id, u.version, u.status, u.state, u.input, pg_current_xact_id(), u.wake_at, u.created_at, u.created_at AS updated_at,
 		       nullif(u.traceparent, ''), nullif(u.tracestate, '')
 		FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::timestamptz[], $8::timestamptz[],
 		            $9::text[], $10::text[])

@@ -1,7 +1,6 @@
 package saga
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,38 +143,6 @@ func (sc *scope) eval(e *expression, visible []int) (ref.Val, error) {
 	}
 	out, _, err := e.program.Eval(map[string]any{"input": sc.decoded, "steps": results})
 	return out, err
-}
-
-// decodeJSON decodes with whole numbers as integers: a quantity of 2 must not
-// become 2.0, nor lose digits.
-func decodeJSON(b []byte) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		return nil, err
-	}
-	return numbers(v), nil
-}
-
-func numbers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, _ := v.Float64() // valid JSON: at worst infinite, which cannot be encoded again
-		return f
-	case []any:
-		for i := range v {
-			v[i] = numbers(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = numbers(v[k])
-		}
-	}
-	return v
 }
 
 // appendJSON encodes a CEL value, map keys sorted.
