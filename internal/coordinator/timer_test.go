@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +54,40 @@ func TestASilentParticipantIsAskedAgainAndThenUndone(t *testing.T) {
 		t.Errorf("the saga is %s because of %+v", got.Status, got.Error)
 	}
 	f.verifyHistory()
+}
+
+// A saga that nothing holds up costs one timer row, also if its later steps
+// have shorter timeouts, and each of its timeouts is kept all the same.
+func TestAnOrdinarySagaSetsOneTimer(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	def, err := saga.Parse([]byte(strings.ReplaceAll(threeSteps, "timeout: 10s, retry: {max_attempts: 2", "timeout: 10s, retry: {max_attempts: 3") + `
+  - {name: ship, participant: shipping, action: ship, kind: retriable, timeout: 3s}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.c.Register(t.Context(), def); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	if due := f.count(`SELECT extract(epoch FROM due_at - $1)::int FROM saga_timer`, f.clock.Now()); due != 3 {
+		t.Errorf("the first timer is due in %d s, want 3", due)
+	}
+	for range 3 {
+		f.answer(f.only(), wire.Succeeded)
+	}
+	if n := f.count(`SELECT count(*) FROM saga_timer`); n != 1 {
+		t.Errorf("%d timer rows for a saga without delay, want 1", n)
+	}
+	f.answer(f.only(), wire.Succeeded)
+	f.start() // nobody answers
+	f.published()
+	asked := f.clock.Now()
+	f.only()
+	if again := f.await(100 * time.Millisecond); again.Attempt != 2 || f.clock.Now().Sub(asked) < 10*time.Second {
+		t.Errorf("attempt %d after %s", again.Attempt, f.clock.Now().Sub(asked))
+	}
 }
 
 // DESIGN 2.1 (6): while the relay has not sent a command, waiting for its
