@@ -37,6 +37,12 @@ func Advance(def *Definition, s State, ev Event, now time.Time) (Decision, error
 		ignored = m.tick(ev)
 	case Cancel:
 		ignored, illegal = m.cancel(ev)
+	case TryNow:
+		illegal = m.tryNow(ev)
+	case Resolve:
+		ignored, illegal = m.resolve(ev)
+	case Abandon:
+		ignored, illegal = m.abandon(ev)
 	default:
 		return Decision{}, fmt.Errorf("saga %s: unknown event %T", s.ID, ev)
 	}
@@ -62,27 +68,6 @@ func (m *machine) record(e Entry) {
 	e.At = m.now
 	m.history = append(m.history, e)
 	m.state.apply(e, len(m.def.Steps))
-}
-
-// cancel undoes the saga if the pivot allows it. Asking again is not an error.
-func (m *machine) cancel(c Cancel) (ignored, illegal string) {
-	switch {
-	case m.state.Status.Ended():
-		return "", IllegalEnded
-	case pivotPassed(m.def, m.state):
-		return "", IllegalPastPivot
-	case m.state.Cause != nil:
-		return "the saga is already being undone", ""
-	case pivotInFlight(m.def, m.state):
-		if m.state.CancelRequested {
-			return "cancellation has been requested already", ""
-		}
-		m.record(Entry{Type: CancelAsked, Reason: c.Reason, Actor: c.Actor})
-		return "", ""
-	}
-	m.record(Entry{Type: CancelAsked, Reason: c.Reason, Actor: c.Actor})
-	m.turnBack(Failure{Code: "cancelled", Message: c.Reason})
-	return "", ""
 }
 
 // turnBack ends the way forward. Steps in flight are settled first: they get

@@ -47,7 +47,7 @@ const (
 func (e Events) Has(t EntryType) bool {
 	switch e {
 	case EventsTerminal:
-		return t == EndedCompleted || t == EndedCompensated || t == BecameStuck
+		return t == EndedCompleted || t == EndedCompensated || t == EndedAbandoned || t == BecameStuck
 	case EventsAll:
 		return true
 	}

@@ -18,7 +18,8 @@ const (
 	OutcomeUnknown Outcome = "unknown"
 )
 
-// Event is what may happen to a saga: a [Reply], a [Tick] or a [Cancel].
+// Event is what may happen to a saga: a [Reply], a [Tick], or an operator's
+// request: [Cancel], [TryNow], [Resolve] or [Abandon].
 type Event interface{ event() }
 
 // Reply is a participant's answer. Any reply to any command ever sent may come
@@ -53,6 +54,40 @@ type Tick struct{ Publication Publication }
 // Cancel asks that the saga be undone.
 type Cancel struct{ Reason, Actor string }
 
-func (Reply) event()  {}
-func (Tick) event()   {}
-func (Cancel) event() {}
+// TryNow asks that what waits for its next attempt, or is stuck, be tried at
+// once. A stuck operation gets a new budget of attempts.
+type TryNow struct {
+	Step          string          // empty: every step that can be tried
+	Payload       json.RawMessage // nil: the usual one. Only for one step, whose current effect was never sent
+	Reason, Actor string
+}
+
+// Resolve says how a stuck operation has ended. A participant that says
+// otherwise later makes the saga stuck again.
+type Resolve struct {
+	Step          string
+	Phase         Phase // which of the step's operations is meant
+	Outcome       Resolution
+	Result        json.RawMessage // of an action that succeeded
+	Reason, Actor string
+}
+
+// Resolution is what an operator may say of a stuck operation.
+type Resolution string
+
+// The resolutions. See [Resolutions] for which of them are possible when.
+const (
+	ResolveSucceeded Resolution = "succeeded" // it has happened
+	ResolveFailed    Resolution = "failed"    // it has not happened and will not
+	ResolveSkipped   Resolution = "skipped"   // go on without it, whatever has happened
+)
+
+// Abandon ends the saga as it stands. What is in flight is given up.
+type Abandon struct{ Reason, Actor string }
+
+func (Reply) event()   {}
+func (Tick) event()    {}
+func (Cancel) event()  {}
+func (TryNow) event()  {}
+func (Resolve) event() {}
+func (Abandon) event() {}

@@ -22,14 +22,18 @@ const (
 	StepGivenUp      EntryType = "step-unknown"
 	StepUndone       EntryType = "step-compensated"
 	StepNeedsHelp    EntryType = "step-stuck"
+	StepDisputed     EntryType = "step-contradicted" // a reply contradicts what an operator resolved
 	TurnedBack       EntryType = "compensating"
 	CancelAsked      EntryType = "cancel-requested"
+	RetryAsked       EntryType = "retry-requested"
+	StepResolved     EntryType = "step-resolved"   // by an operator; what follows from it comes next
 	DeadlinePassed   EntryType = "deadline-passed" // while the pivot was in flight
 	BecameOverdue    EntryType = "overdue"
 	BecameStuck      EntryType = "stuck"
 	NoLongerStuck    EntryType = "unstuck"
 	EndedCompleted   EntryType = "completed"
 	EndedCompensated EntryType = "compensated"
+	EndedAbandoned   EntryType = "abandoned"
 )
 
 // Entry is one fact. Entries with the same At were decided together. A state
@@ -46,6 +50,7 @@ type Entry struct {
 	Error      *Failure        `json:"e,omitempty"`
 	Reason     string          `json:"why,omitempty"`
 	Actor      string          `json:"by,omitempty"`
+	Payload    json.RawMessage `json:"in,omitempty"` // given by an operator
 }
 
 // Fold makes a saga's state of its history (promise P7). It returns an error
@@ -93,17 +98,20 @@ func (s *State) apply(e Entry, steps int) {
 		s.Status, s.DeadlineAt = Completed, time.Time{}
 	case EndedCompensated:
 		s.Status, s.DeadlineAt = Compensated, time.Time{}
+	case EndedAbandoned:
+		s.Status, s.DeadlineAt = Abandoned, time.Time{}
 	}
 }
 
 func (st *StepState) apply(e Entry) {
 	switch e.Type {
 	case CommandIssued:
+		if st.Status == StepStuck {
+			st.note(func(n *Notes) { n.Spent, n.Resolved, n.Disputed = e.Attempt-1, false, false })
+		}
+		st.turnTo(e.Phase)
 		if e.Phase != st.Phase || e.Generation != st.Generation || st.IssuedAt.IsZero() {
 			st.IssuedAt = e.At
-		}
-		if e.Phase == Compensation && st.Phase == Action {
-			st.ActionGen = st.Generation
 		}
 		st.Phase, st.Generation, st.Attempt = e.Phase, e.Generation, e.Attempt
 		st.DueAt, st.Waiting = e.DueAt, false
@@ -122,7 +130,7 @@ func (st *StepState) apply(e Entry) {
 	case DeadlineExtended:
 		st.DueAt, st.Waiting = e.DueAt, false
 	case StepSkip:
-		st.Status = StepSkipped
+		st.settle(StepSkipped, nil)
 	case StepSuccess:
 		st.settle(StepSucceeded, nil)
 		st.Result, st.Unknown = e.Result, false
@@ -135,9 +143,46 @@ func (st *StepState) apply(e Entry) {
 	case StepUndone:
 		st.settle(StepCompensated, nil)
 	case StepNeedsHelp:
+		st.turnTo(e.Phase)
 		st.Phase = e.Phase
+		if e.Generation > st.Generation { // the current one has definitively failed
+			st.Generation, st.IssuedAt = e.Generation, time.Time{}
+		}
 		st.settle(StepStuck, e.Error)
+	case StepDisputed:
+		st.Generation = max(st.Generation, e.Generation)
+		st.settle(StepStuck, e.Error)
+		st.note(func(n *Notes) { n.Disputed = true })
+	case StepResolved:
+		st.note(func(n *Notes) { n.Resolved = true })
+	case RetryAsked:
+		if e.Payload != nil {
+			st.note(func(n *Notes) { n.Payload = e.Payload })
+		}
 	}
+}
+
+// turnTo begins another phase: of the action, what its compensation needs to
+// know is kept.
+func (st *StepState) turnTo(phase Phase) {
+	if phase != Compensation || st.Phase == Compensation {
+		return
+	}
+	st.ActionGen, st.Generation, st.Attempt, st.IssuedAt = st.Generation, 0, 0, time.Time{}
+	failure := st.Error
+	if st.Notes != nil || failure != nil {
+		st.note(func(n *Notes) { *n = Notes{ActionError: failure} })
+	}
+}
+
+// note changes a copy of the step's notes: states share them.
+func (st *StepState) note(change func(*Notes)) {
+	var n Notes
+	if st.Notes != nil {
+		n = *st.Notes
+	}
+	change(&n)
+	st.Notes = &n
 }
 
 // settle ends the wait for the current operation.

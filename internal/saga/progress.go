@@ -1,6 +1,9 @@
 package saga
 
-import "slices"
+import (
+	"encoding/json"
+	"slices"
+)
 
 // progress does what the state now calls for, until it calls for nothing: the
 // next steps, the next compensations, or the end.
@@ -31,7 +34,7 @@ func (m *machine) progress() {
 	case m.state.Cause == nil:
 		m.record(Entry{Type: EndedCompleted})
 	default:
-		m.record(Entry{Type: EndedCompensated})
+		m.endUndone()
 	}
 }
 
@@ -40,7 +43,8 @@ func (m *machine) progress() {
 // reports whether all steps are through.
 func (m *machine) forward() (done bool) {
 	for i, step := range m.def.Steps {
-		if m.state.Steps[i].Status != StepPending || !m.allThrough(step.After) {
+		// What comes after a step that has become doubtful again waits too, however far behind.
+		if m.state.Steps[i].Status != StepPending || !m.allThrough(step.After) || !m.allThrough(step.ancestors) {
 			continue
 		}
 		run, err := m.expressions().condition(i)
@@ -103,7 +107,7 @@ func (m *machine) backward() (done bool) {
 // without effect; where failing is not allowed, it is stuck.
 func (m *machine) issue(i int, phase Phase, generation, attempt int) {
 	step := m.def.Steps[i]
-	payload, err := m.expressions().payload(i, phase)
+	payload, err := m.payload(i, phase)
 	if err != nil {
 		m.cannotIssue(i, phase, err)
 		return
@@ -127,6 +131,16 @@ func (m *machine) issue(i int, phase Phase, generation, attempt int) {
 		c.NotAfter = m.state.DeadlineAt
 	}
 	m.commands = append(m.commands, c)
+}
+
+// payload is what the step's expression makes, or what an operator gave in its
+// place. What is given stays: every attempt of an effect carries the same.
+func (m *machine) payload(i int, phase Phase) (json.RawMessage, error) {
+	st := &m.state.Steps[i]
+	if st.Notes != nil && st.Notes.Payload != nil && st.Phase == phase {
+		return st.Notes.Payload, nil
+	}
+	return m.expressions().payload(i, phase)
 }
 
 func (m *machine) cannotIssue(i int, phase Phase, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,9 +105,11 @@ func draw[T any](t *rapid.T, label string, from ...T) T {
 type laws struct {
 	*life
 	turned  bool                    // the saga was being undone before the event
+	before  saga.State              // the event
 	checked int                     // commands
 	effects map[string]saga.Command // first command of each effect
 	tried   map[string]int          // attempts of each operation
+	granted map[string]int          // attempts that were made before an operator gave new ones
 }
 
 func (l *laws) check() {
@@ -114,7 +117,7 @@ func (l *laws) check() {
 	for _, c := range l.sent[l.checked:] {
 		l.checkCommand(c)
 	}
-	l.checked, l.turned = len(l.sent), l.state.Cause != nil
+	l.checked, l.turned, l.before = len(l.sent), l.state.Cause != nil, l.state
 	l.checkEnd()
 }
 
@@ -135,8 +138,11 @@ func (l *laws) checkCommand(c saga.Command) {
 	if c.Phase == saga.Compensation {
 		policy = step.CompensationRetry
 	}
+	if l.before.Status != "" && l.before.Steps[i].Status == saga.StepStuck {
+		l.granted[operation] = l.tried[operation]
+	}
 	l.tried[operation]++
-	if c.Attempt != l.tried[operation] || (policy.MaxAttempts > 0 && c.Attempt > policy.MaxAttempts) {
+	if c.Attempt != l.tried[operation] || (policy.MaxAttempts > 0 && c.Attempt > l.granted[operation]+policy.MaxAttempts) {
 		l.t.Fatalf("attempt %d of %s follows %d others, of %d allowed", c.Attempt, operation, l.tried[operation]-1, policy.MaxAttempts)
 	}
 	switch {
@@ -148,7 +154,7 @@ func (l *laws) checkCommand(c saga.Command) {
 		l.t.Fatalf("%s has generation %d", operation, c.Generation)
 	}
 	for _, p := range step.After {
-		if s := l.state.Steps[p].Status; c.Phase == saga.Action && s != saga.StepSucceeded && s != saga.StepSkipped {
+		if s := l.state.Steps[p].Status; c.Phase == saga.Action && c.Attempt == 1 && s != saga.StepSucceeded && s != saga.StepSkipped {
 			l.t.Fatalf("%s was sent while the step before it is %s", operation, s)
 		}
 	}
@@ -161,10 +167,13 @@ func (l *laws) checkCompensation(i int, c saga.Command) {
 	if l.def.Steps[i].Kind != saga.Compensatable || l.state.Cause == nil {
 		l.t.Fatalf("%s was sent: the step is %s, the cause %+v", c.Operation, l.def.Steps[i].Kind, l.state.Cause)
 	}
+	if c.Attempt > 1 {
+		return // it had its turn; a pivot may have become doubtful since
+	}
 	for j, step := range l.def.Steps {
 		st := l.state.Steps[j]
 		switch {
-		case step.Kind != saga.Compensatable && st.Phase != "" && st.Status != saga.StepFailed:
+		case step.Kind != saga.Compensatable && st.Phase != "" && st.Status != saga.StepFailed && st.Status != saga.StepSkipped:
 			l.t.Fatalf("%s was sent while %s, a %s step, is %s", c.Operation, step.Name, step.Kind, st.Status)
 		case st.Status == saga.StepRunning:
 			l.t.Fatalf("%s was sent while %s is in flight", c.Operation, step.Name)
@@ -199,19 +208,25 @@ func (l *laws) checkEnd() {
 			if !mayBeThere && !slices.Contains([]saga.StepStatus{saga.StepPending, saga.StepFailed, saga.StepSkipped, saga.StepCompensated}, st.Status) {
 				l.t.Fatalf("compensated, but %s", l.picture())
 			}
+			if st.Status == saga.StepSkipped && st.Phase != "" {
+				l.t.Fatalf("compensated, but an operator let %s be", step.Name)
+			}
 		}
+	}
+	if end := l.history[len(l.history)-1]; l.state.Status == saga.Abandoned && end.Actor == "" && !strings.HasPrefix(end.Reason, "not undone: ") {
+		l.t.Fatalf("abandoned by nobody: %+v", end)
 	}
 }
 
 func newLaws(l *life) *laws {
-	w := &laws{life: l, effects: map[string]saga.Command{}, tried: map[string]int{}}
+	w := &laws{life: l, effects: map[string]saga.Command{}, tried: map[string]int{}, granted: map[string]int{}}
 	w.check()
 	return w
 }
 
 // Any reply to any command ever sent may come at any time, any number of
 // times, with any outcome and any attempt, or none; ticks come at any time,
-// and so does a request to cancel. (P2, P3, P5, P6, P7)
+// and so do the requests of operators. (P2, P3, P5, P6, P7)
 func TestAnyReplyToAnyCommandMayComeAtAnyTime(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -219,9 +234,12 @@ func TestAnyReplyToAnyCommandMayComeAtAnyTime(t *testing.T) {
 		l := newLaws(beginAs(t, def, id, input))
 		for range rapid.IntRange(0, 60).Draw(t, "events") {
 			l.now = l.now.Add(randomPause(t, l.life))
-			switch what := rapid.IntRange(0, 19).Draw(t, "event"); {
+			l.checkAllowed()
+			switch what := rapid.IntRange(0, 23).Draw(t, "event"); {
 			case what == 0:
 				l.give(saga.Cancel{Reason: "r", Actor: "a"})
+			case what > 19:
+				l.give(randomRequest(t, l.life))
 			case what < 6:
 				l.give(saga.Tick{Publication: draw(t, "publication", saga.Published, saga.Published, saga.Withheld, saga.JustPublished)})
 			case len(l.sent) > 0:
@@ -265,21 +283,99 @@ func randomReply(t *rapid.T, sent []saga.Command) saga.Reply {
 	return r
 }
 
-// finish answers every command with success from now on: the saga ends within
-// a bounded number of events, unless it waits for a person because of an
-// expression (P2).
+// randomRequest draws an operator's request, possible or not.
+func randomRequest(t *rapid.T, l *life) saga.Event {
+	step := rapid.SampledFrom(l.def.Steps).Draw(t, "step").Name
+	for i, s := range l.def.Steps {
+		if l.state.Steps[i].Status == saga.StepStuck && rapid.Bool().Draw(t, "the stuck one") {
+			step = s.Name
+		}
+	}
+	switch rapid.IntRange(0, 11).Draw(t, "request") {
+	case 0:
+		return saga.Abandon{Reason: "r", Actor: "a"}
+	case 1, 2:
+		return saga.TryNow{Reason: "r", Actor: "a"}
+	case 3:
+		return saga.TryNow{Step: step, Payload: draw(t, "payload", json.RawMessage(nil), json.RawMessage(`{"given": "<1>"}`)), Actor: "a"}
+	}
+	return saga.Resolve{
+		Step: step, Phase: draw(t, "phase", saga.Action, saga.Action, saga.Compensation), Reason: "r", Actor: "a",
+		Outcome: draw(t, "resolution", saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped),
+	}
+}
+
+// checkAllowed compares what is said to be allowed with what would be taken.
+func (l *laws) checkAllowed() {
+	l.t.Helper()
+	taken := func(ev saga.Event) bool {
+		d, err := saga.Advance(l.def, l.state, ev, l.now)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		return d.Ignored == "" && d.Illegal == ""
+	}
+	var want []string
+	for _, verb := range []struct {
+		name string
+		ev   saga.Event
+	}{{"cancel", saga.Cancel{}}, {"retry", saga.TryNow{}}, {"resolve", nil}, {"abandon", saga.Abandon{}}} {
+		if verb.ev == nil && l.checkResolutions(taken) || verb.ev != nil && taken(verb.ev) {
+			want = append(want, verb.name)
+		}
+	}
+	same(l.t, "allowed, and not taken, or the other way round", want, saga.Allowed(l.def, l.state))
+}
+
+// checkResolutions does the same for each step, and reports whether anything
+// can be resolved.
+func (l *laws) checkResolutions(taken func(saga.Event) bool) (some bool) {
+	l.t.Helper()
+	for i, step := range l.def.Steps {
+		var want []saga.Resolution
+		for _, outcome := range []saga.Resolution{saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped, "nonsense"} {
+			for _, phase := range []saga.Phase{saga.Action, saga.Compensation} {
+				if taken(saga.Resolve{Step: step.Name, Phase: phase, Outcome: outcome}) {
+					want, some = append(want, outcome), true
+				}
+			}
+		}
+		same(l.t, "resolutions of "+step.Name, want, saga.Resolutions(l.def, l.state, i))
+	}
+	return some
+}
+
+// finish answers every command with success from now on, and an operator
+// helps where that is not enough: the saga ends within a bounded number of
+// events (P2).
 func (l *laws) finish() {
 	l.t.Helper()
-	for range 4*len(l.def.Steps) + 4 {
-		if l.state.Status.Ended() || l.helpless() {
+	for range 8*len(l.def.Steps) + 8 {
+		if l.state.Status.Ended() {
 			return
 		}
-		if !l.answerOne() {
+		switch {
+		case l.answerOne():
+		case !l.state.WakeAt().IsZero():
 			l.wake()
+		default:
+			l.help()
 		}
 		l.check()
 	}
-	l.t.Fatalf("the saga does not end although everything succeeds: %s", l.picture())
+	l.t.Fatalf("the saga does not end although everything succeeds and somebody helps: %s", l.picture())
+}
+
+// help resolves the first step that is stuck.
+func (l *laws) help() {
+	l.t.Helper()
+	for i, step := range l.def.Steps {
+		if possible := saga.Resolutions(l.def, l.state, i); len(possible) > 0 {
+			l.give(saga.Resolve{Step: step.Name, Phase: l.state.Steps[i].Phase, Outcome: possible[0], Actor: "a"})
+			return
+		}
+	}
+	l.t.Fatalf("nothing will happen, and nobody can help: %s", l.picture())
 }
 
 // answerOne answers commands with success until one of the replies counts.
@@ -291,13 +387,4 @@ func (l *laws) answerOne() bool {
 		}
 	}
 	return false
-}
-
-// helpless reports whether nothing can happen any more without a person: a
-// step is stuck on an expression, and all else waits for it.
-func (l *laws) helpless() bool {
-	return l.state.Status == saga.Stuck && l.state.WakeAt().IsZero() &&
-		slices.ContainsFunc(l.state.Steps, func(st saga.StepState) bool {
-			return st.Status == saga.StepStuck && st.Error.Code == "expression"
-		})
 }

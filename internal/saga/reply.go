@@ -14,10 +14,14 @@ func (m *machine) reply(r Reply) (ignored string) {
 	if i < 0 {
 		return fmt.Sprintf("the definition has no step %q", r.Step)
 	}
-	if m.state.Status.Ended() {
+	st := m.state.Steps[i]
+	switch {
+	case contradicts(st, r):
+		m.dispute(i, r)
+		return ""
+	case m.state.Status.Ended():
 		return "the saga is " + string(m.state.Status)
 	}
-	st := m.state.Steps[i]
 	awaited, accepts := awaits(st, r.Phase)
 	switch {
 	case !accepts:
@@ -60,7 +64,7 @@ func awaits(st StepState, phase Phase) (awaited, accepts bool) {
 	switch {
 	case phase == Action && st.Status == StepRunning, phase == Compensation && st.Status == StepCompensating:
 		return true, true
-	case phase == Action && st.Status == StepUnknown, st.Status == StepStuck && st.Phase == phase:
+	case phase == Action && st.Status == StepUnknown, st.Status == StepStuck && st.Phase == phase && !st.disputed():
 		return false, true
 	}
 	return false, false
@@ -71,8 +75,12 @@ func (m *machine) succeed(i int, r Reply) {
 		m.record(Entry{Type: StepUndone, Step: i + 1, Phase: Compensation, Attempt: r.Attempt})
 		return
 	}
-	m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action, Attempt: r.Attempt, Result: canonical(r.Result)})
-	if i == m.def.pivot && m.def.Deadline > 0 && m.state.DeadlineAt.IsZero() { // it passed while the pivot was in flight
+	m.actionSucceeded(i, r.Attempt, r.Result)
+}
+
+func (m *machine) actionSucceeded(i, attempt int, result json.RawMessage) {
+	m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action, Attempt: attempt, Result: canonical(result)})
+	if i == m.def.pivot && m.def.Deadline > 0 && m.state.DeadlineAt.IsZero() && !m.state.Overdue { // it passed while the pivot was in flight
 		m.record(Entry{Type: BecameOverdue})
 	}
 }
@@ -125,14 +133,18 @@ func (m *machine) again(i, generation int, failure Failure, atLeast time.Duratio
 	if st.Phase == Compensation {
 		policy = step.CompensationRetry
 	}
-	if !settling && policy.allows(st.Attempt+1) {
+	if !settling && policy.allows(st.Attempt+1-st.spent()) {
 		delay := max(policy.backoff(m.state.ID, step.Name, st), atLeast)
 		m.record(Entry{Type: RetryScheduled, Step: i + 1, Phase: st.Phase, Generation: generation, Attempt: st.Attempt,
 			DueAt: m.now.Add(delay), Error: &failure})
 		return
 	}
 	if st.Phase == Compensation || step.Kind != Compensatable {
-		m.record(Entry{Type: StepNeedsHelp, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt, Error: &failure})
+		help := Entry{Type: StepNeedsHelp, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt, Error: &failure}
+		if generation > st.Generation {
+			help.Generation = generation
+		}
+		m.record(help)
 		return
 	}
 	m.record(Entry{Type: StepGivenUp, Step: i + 1, Phase: Action, Attempt: st.Attempt, Error: &failure})

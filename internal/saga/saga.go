@@ -97,6 +97,17 @@ type StepState struct {
 	Unknown    bool            `json:"u,omitempty"`  // the action may or may not have happened
 	Result     json.RawMessage `json:"r,omitempty"`  // of the action
 	Error      *Failure        `json:"e,omitempty"`  // the latest failure of the current phase
+	Notes      *Notes          `json:"n,omitempty"`  // nil for most steps; never changed in place, see note
+}
+
+// Notes is what only a step in trouble needs. It is kept apart so that the
+// states of all others stay small.
+type Notes struct {
+	Spent       int             `json:"b,omitempty"`  // attempts before an operator gave the operation new ones
+	Resolved    bool            `json:"o,omitempty"`  // an operator has said how the current operation ended
+	Disputed    bool            `json:"c,omitempty"`  // a reply has contradicted that: only an operator decides now
+	Payload     json.RawMessage `json:"pl,omitempty"` // given by an operator in place of the one that could not be made
+	ActionError *Failure        `json:"ae,omitempty"` // why the action was given up, once it is compensated
 }
 
 // Command is one message to a participant. The shell turns it into an outbox
@@ -127,8 +138,12 @@ type Decision struct {
 
 // Why an operator's request is refused.
 const (
-	IllegalEnded     = "saga-already-terminal"
-	IllegalPastPivot = "past-pivot"
+	IllegalEnded          = "saga-already-terminal"
+	IllegalPastPivot      = "past-pivot"
+	IllegalNothingToRetry = "nothing-to-retry"
+	IllegalPayload        = "payload-already-sent"
+	IllegalNotStuck       = "step-not-stuck"
+	IllegalOutcome        = "outcome-not-possible"
 )
 
 // WakeAt is the earliest time at which s wants a [Tick]; zero if it waits for
@@ -157,18 +172,24 @@ func (s State) Failure() *Failure {
 	return nil
 }
 
-// Allowed lists the operator's requests that [Advance] would take now.
-func Allowed(def *Definition, s State) []string {
-	if s.Status.Ended() || pivotPassed(def, s) {
-		return nil
-	}
-	return []string{"cancel"}
-}
-
 // pivotPassed reports whether the saga can only go forward.
 func pivotPassed(def *Definition, s State) bool {
 	i := def.pivot
-	return i >= 0 && s.Cause == nil && (s.Steps[i].Status == StepSucceeded || s.Steps[i].Status == StepSkipped)
+	if i < 0 || s.Cause != nil {
+		return false
+	}
+	return through(s.Steps[i]) || (s.Steps[i].disputed() && begunBehind(def, s))
+}
+
+// begunBehind reports whether a step behind the pivot has been begun: whatever
+// becomes of the pivot, such a step cannot be undone.
+func begunBehind(def *Definition, s State) bool {
+	for i, step := range def.Steps {
+		if step.Kind == Retriable && s.Steps[i].Phase != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // pivotInFlight reports whether the pivot's command was written and its

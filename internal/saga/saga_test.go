@@ -67,11 +67,17 @@ func TestAllowedActionsAreThoseThatWouldBeTaken(t *testing.T) {
 			t.Errorf("%s: -want +got\n%s", l.picture(), diff)
 		}
 	}
-	want("cancel")
+	want("cancel", "abandon")
+	l.act("a", saga.Retry)
+	want("cancel", "retry", "abandon")
 	l.act("a", saga.Succeeded)
-	want("cancel") // recorded while the pivot is in flight
+	want("cancel", "abandon")
+	l.give(saga.Cancel{}) // recorded while the pivot is in flight
+	want("abandon")
 	l.act("v", saga.Succeeded)
-	want()
+	want("abandon")
+	l.exhaust("r")
+	want("retry", "resolve", "abandon")
 	l.act("r", saga.Succeeded)
 	want()
 }

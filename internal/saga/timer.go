@@ -64,7 +64,7 @@ func (p RetryPolicy) allows(attempt int) bool {
 // jitter is a hash of what identifies the attempt, so that replaying a saga
 // gives the same times.
 func (p RetryPolicy) backoff(id, step string, st StepState) time.Duration {
-	ceiling := min(float64(p.Initial)*math.Pow(2, float64(st.Attempt-1)), float64(p.Max))
+	ceiling := min(float64(p.Initial)*math.Pow(2, float64(st.Attempt-st.spent()-1)), float64(p.Max))
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, id+"/"+step+"/"+string(st.Phase)+"/"+strconv.Itoa(st.Generation)+"/"+strconv.Itoa(st.Attempt))
 	return time.Duration(ceiling * float64(mix(h.Sum64())>>11) / (1 << 53)).Truncate(time.Millisecond)
