@@ -248,6 +248,7 @@ func TestMistakesAreNamedInOneLine(t *testing.T) {
 		"a log format that there is not":   {args: with("--log-format", "xml"), want: "--log-format"},
 		"a log level that there is not":    {args: with("--log-level", "loud"), want: "--log-level"},
 		"a time that is none":              {args: with("--drain-timeout", "soon"), want: "--drain-timeout"},
+		"rows kept for no time":            {args: with("--retain", "0s"), want: "--retain"},
 		"a negative time":                  {args: with("--drain-timeout=-1s"), want: "--drain-timeout"},
 		"a variable with a time not a one": {args: with(), env: map[string]string{"SKALD_DRAIN_TIMEOUT": "5"}, want: "SKALD_DRAIN_TIMEOUT"},
 	} {

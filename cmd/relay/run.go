@@ -23,6 +23,9 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 	if c.DrainTimeout < 0 {
 		return program.Usagef("--drain-timeout: must not be negative")
 	}
+	if c.Retain < time.Second {
+		return program.Usagef("--retain: must be at least 1s")
+	}
 	if err := program.CheckNATSURL(c.NATSURL); err != nil {
 		return err
 	}
@@ -54,7 +57,7 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 		pool.Close()
 		return program.Usagef("--nats-url: %w", err)
 	}
-	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, admin: admin}
+	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, retain: c.Retain, admin: admin}
 	return s.run(ctx, c.DrainTimeout)
 }
 
@@ -69,6 +72,7 @@ type sidecar struct {
 	closed <-chan struct{} // closed when nc is, for good
 	log    *slog.Logger
 	prefix string
+	retain time.Duration
 	admin  net.Listener // may be nil
 }
 
@@ -145,7 +149,7 @@ func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
 		return err
 	}
 	s.log.Info("publishing the outbox")
-	relay := &outbox.Relay{Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Metrics: metrics}
+	relay := &outbox.Relay{Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Metrics: metrics, Retain: s.retain}
 	return relay.Run(ctx)
 }
 

@@ -29,6 +29,10 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 		       pg_is_in_recovery()
 		FROM (VALUES
 		  ('outbox', '{seq,xid,lane,key,msg_id,subject,headers,payload,created_at}'::text[], '{SELECT}'::text[]),
+		  ('outbox_0', '{}', '{SELECT,TRUNCATE}'), ('outbox_1', '{}', '{SELECT,TRUNCATE}'),
+		  ('outbox_2', '{}', '{SELECT,TRUNCATE}'), ('outbox_3', '{}', '{SELECT,TRUNCATE}'),
+		  ('outbox_ring', '{current_slot,switched_at}', '{SELECT,UPDATE}'),
+		  ('outbox_tick', '{lane,taken_at,snap_from}', '{SELECT,INSERT,DELETE}'),
 		  ('outbox_lane', '{lane,snap_from,snap_to,pos}', '{SELECT,UPDATE}'),
 		  ('outbox_dead', '{seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT}')
 		) AS r (t, columns, rights)`

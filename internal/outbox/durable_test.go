@@ -147,6 +147,7 @@ func TestTransactionIDsThatAreUsedAgainAfterACrashLoseNothing(t *testing.T) {
 	lazy := lazily(t, p)
 	relay := newStepper(t, testkit.Pool(t, p.URL("postgres")))
 	relay.drain(t)
+	ask[string](t, lazy, `SELECT pg_switch_wal()::text`) // each full page of the log is flushed: begin a new one
 	for range 50 {
 		ask[string](t, lazy, `SELECT pg_current_xact_id()::text`)
 	}

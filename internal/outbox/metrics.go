@@ -7,6 +7,7 @@ type Metrics struct {
 	oldest       prometheus.Gauge
 	published    *prometheus.CounterVec
 	failedPasses prometheus.Counter
+	turns        *prometheus.CounterVec
 	latency      prometheus.Histogram
 }
 
@@ -19,14 +20,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "outbox_published_total", Help: "Rows that left the outbox, acknowledged or dead."}, []string{"outcome"}),
 		failedPasses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "outbox_failed_passes_total", Help: "Passes that ended with an error and are tried again."}),
+		turns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_ring_turns_total", Help: "Attempts to turn the ring of four parts when it was time: turned, skipped (somebody still needs the next part) or failed."}, []string{"outcome"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_publish_latency_seconds", Help: "From the insert of a row to the broker's acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
 	}
 	for _, outcome := range []string{"acknowledged", "dead"} {
 		m.published.WithLabelValues(outcome) // from zero, so that an alert sees the first
 	}
+	for _, outcome := range []string{"turned", "skipped", "failed"} {
+		m.turns.WithLabelValues(outcome)
+	}
 	if reg != nil {
-		reg.MustRegister(m.oldest, m.published, m.failedPasses, m.latency)
+		reg.MustRegister(m.oldest, m.published, m.failedPasses, m.turns, m.latency)
 	}
 	return m
 }

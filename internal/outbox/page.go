@@ -17,9 +17,9 @@ const window = `
 	 WHERE xid >= pg_snapshot_xmax($1::pg_snapshot) AND xid < pg_snapshot_xmax($2::pg_snapshot)
 	   AND pg_visible_in_snapshot(xid, $2::pg_snapshot)
 	 UNION ALL
-	 SELECT * FROM outbox
-	 WHERE xid = ANY (ARRAY(
-		SELECT x FROM pg_snapshot_xip($1::pg_snapshot) AS x WHERE pg_visible_in_snapshot(x, $2::pg_snapshot)))
+	 SELECT o.* FROM pg_snapshot_xip($1::pg_snapshot) AS x,
+	   LATERAL (SELECT * FROM outbox WHERE xid = x AND lane = $4 AND seq > $3 ORDER BY seq LIMIT $5) o
+	 WHERE pg_visible_in_snapshot(x, $2::pg_snapshot)
 	) w WHERE lane = $4 AND seq > $3`
 
 // A page is cut where its payloads become too many bytes: each row comes with

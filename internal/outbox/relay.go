@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -46,6 +47,7 @@ type Relay struct {
 	Log       *slog.Logger
 	Wake      <-chan struct{} // says that rows were committed; may miss any number of times; may be nil
 	Metrics   *Metrics
+	Retain    time.Duration // how long rows are kept after they were published; zero: half an hour
 
 	limits limits // of a page; zero: the default
 }
@@ -74,9 +76,11 @@ func (r *Relay) Run(ctx context.Context) error {
 	if rd.limits == (limits{}) {
 		rd.limits = defaultLimits
 	}
+	house := &ring{pool: r.Pool, retain: cmp.Or(r.Retain, defaultRetain), log: r.Log, metrics: r.Metrics}
 	poll, backoff := pollFast, backoffFirst
 	for ctx.Err() == nil {
 		n, err := r.pass(ctx, rd)
+		house.keep(ctx, rd.moves)
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errMoved): // nothing is wrong: one of two relays is enough

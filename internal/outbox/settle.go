@@ -46,7 +46,7 @@ func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) 
 		rd.haveSeen = false // the move may have happened: look again
 		return fmt.Errorf("settle outbox: %w", err)
 	}
-	rd.stored, rd.from = next, next.from
+	rd.stored, rd.from, rd.moves = next, next.from, rd.moves+1
 	return nil
 }
 

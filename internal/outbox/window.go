@@ -26,6 +26,7 @@ type reader struct {
 	timeline string   // of the cluster, when from was remembered
 	haveSeen bool
 	listed   list // of the open window
+	moves    int  // how often we moved the position
 }
 
 // limits bound the memory of a reader.
