@@ -237,6 +237,9 @@ func (b *batch) settle(ctx context.Context, jobs []*job) error {
 		const q = `
 			UPDATE skald_inbox i SET status = u.status, reply = u.reply::json
 			FROM unnest($2::text[], $3::text[], $4::text[]) AS u (id, status, reply) WHERE i.service = $1 AND i.effect_id = u.id`
+		// This is the transaction's end, so it is no business of the handler's. A
+		// plan that was made while the inbox was small would read all of it, and is kept.
+		queue.Queue(`SET LOCAL enable_seqscan = off`)
 		queue.Queue(q, b.service, ids, statuses, replies).Exec(func(tag pgconn.CommandTag) error {
 			if int(tag.RowsAffected()) != len(ids) {
 				return errForgotten

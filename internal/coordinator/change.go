@@ -83,6 +83,10 @@ const (
 	sagaColumns = `s.id, s.definition_id, s.version, s.status, s.state, s.input, s.wake_at, s.created_at, s.updated_at,
 		coalesce(s.traceparent, ''), coalesce(s.tracestate, '')`
 
+	// Sagas are found by their ids, whatever Postgres knows of the table. A plan
+	// that was made while it was small would read all of it, and is kept.
+	byIndex = `SET LOCAL enable_seqscan = off`
+
 	// Locking in the order of ids keeps two batches from waiting for each other.
 	lockByID = `SELECT ` + sagaColumns + `, true, false FROM saga s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE`
 )
@@ -161,6 +165,7 @@ func (tx *transaction) lock(ctx context.Context, query string, args []any) error
 	tx.begun = true
 	b := &pgx.Batch{}
 	b.Queue(begin)
+	b.Queue(byIndex)
 	b.Queue(query, args...).Query(tx.scan)
 	if err := tx.conn.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("lock sagas: %w", err)
@@ -259,6 +264,9 @@ func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("encode history of saga %s: %w", r.id, err)
 	}
+	if r.state.Status.Ended() { // it is brought back: the timer rows that it had are used up
+		r.wakeAt = time.Time{}
+	}
 	r.version++
 	r.state, r.updated = d.Next, now
 	r.history = append(r.history, transition{version: r.version, at: now, entries: entries})
@@ -314,6 +322,7 @@ func (tx *transaction) store(ctx context.Context) ([]*row, error) {
 	b := &pgx.Batch{}
 	if !tx.begun {
 		b.Queue(begin)
+		b.Queue(byIndex)
 	}
 	queueUpdate(b, rows)
 	queueHistory(b, rows)

@@ -42,7 +42,7 @@ func (c *Coordinator) event(r *row, e saga.Entry) (outbox.Message, error) {
 	failure := e.Error
 	if e.Step > 0 {
 		w.Step = r.def.Steps[e.Step-1].Name
-	} else if failure == nil && (e.Type == saga.EndedCompensated || e.Type == saga.BecameStuck) {
+	} else if failure == nil && (e.Type == saga.EndedCompensated || e.Type == saga.EndedAbandoned || e.Type == saga.BecameStuck) {
 		failure = r.state.Failure()
 	}
 	if failure != nil {

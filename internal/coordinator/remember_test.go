@@ -33,6 +33,35 @@ func (f *fixture) replyTo(c *coordinator.Coordinator, cmd wire.Command, outcome 
 	}
 }
 
+// Plans are kept: one that reads the whole table because it is small today is
+// used when it is large.
+func TestSagasAreFoundByTheirIDsHoweverFewThereAre(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	scans := func(how string) int {
+		return f.count(`SELECT ` + how + ` FROM pg_stat_user_tables WHERE relname = 'saga'`)
+	}
+	const n = 20
+	for range n {
+		f.start()
+	}
+	pool := testkit.Pool(t, f.pool.Config().ConnString())
+	c := coordinator.New(coordinator.Config{Pool: pool, Now: f.clock.Now})
+	for range 2 { // read, locked and changed; then changed again, from memory
+		for _, cmd := range f.commands() {
+			f.replyTo(c, cmd, wire.Succeeded)
+		}
+	}
+	pool.Close() // which is when its sessions count what they did
+	testkit.Eventually(t, "the scans are counted", 20*time.Second, func() (bool, string) {
+		found := scans("idx_scan")
+		return found >= 3*n, fmt.Sprint(found)
+	})
+	if whole := scans("seq_scan"); whole > 0 {
+		t.Errorf("the whole table was read %d times", whole)
+	}
+}
+
 // P6, P7: a server whose memory of a saga is out of date changes nothing by it.
 func TestAServerThatRemembersAnOldStateReadsAgain(t *testing.T) {
 	t.Parallel()

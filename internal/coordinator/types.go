@@ -26,9 +26,11 @@ var (
 // allow.
 type IllegalError struct {
 	Action  string
-	Code    string // saga.IllegalEnded, saga.IllegalPastPivot
+	Code    string // saga.IllegalEnded, …
 	Status  saga.Status
 	Allowed []string // what is allowed now
+
+	Resolutions []string // what may be said now of the step that was meant
 }
 
 func (e *IllegalError) Error() string {
@@ -83,6 +85,8 @@ type Step struct {
 	Result              json.RawMessage
 	Error               *Failure
 	DueAt               *time.Time // when the current attempt, or the wait for the next, ends
+	Resolutions         []string   // what an operator may say of it now; nothing unless it is stuck
+	StuckPhase          saga.Phase // which of its operations is stuck
 }
 
 // Failure says what went wrong, and where.
@@ -103,13 +107,7 @@ type HistoryEvent struct {
 	Error      *Failure
 	Reason     string
 	Actor      string
-}
-
-// Operation is an operator's request.
-type Operation struct {
-	Actor     string
-	Reason    string
-	IfVersion int64 // 0: any
+	Payload    json.RawMessage // given by an operator
 }
 
 // view makes the read model.
@@ -137,6 +135,9 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 		v.Steps[i] = Step{
 			Name: step.Name, Participant: step.Participant, Kind: string(step.Kind),
 			Status: st.Status, Result: st.Result, Error: st.Error,
+		}
+		if st.Status == saga.StepStuck {
+			v.Steps[i].StuckPhase, v.Steps[i].Resolutions = st.Phase, resolutions(def, s, i)
 		}
 		if st.Phase == saga.Compensation {
 			v.Steps[i].CompensationAttempt = st.Attempt
