@@ -58,7 +58,9 @@ func (s *server) CancelOrder(ctx context.Context, req api.CancelOrderRequestObje
 	if _, err := s.Sagas.GetOrder(ctx, req.Id); err != nil {
 		return nil, err
 	}
-	answer, saga, err := s.cancel(ctx, req.Id, ordersPath, req.Params.IfMatch, req.Body)
+	answer, saga, err := s.operate(ctx, req.Id, ordersPath, req.Params.IfMatch, cancelReason(req.Body), func(ctx context.Context, op coordinator.Operation) (coordinator.Saga, error) {
+		return s.Sagas.Cancel(ctx, req.Id, op)
+	})
 	if err != nil {
 		return nil, err
 	}

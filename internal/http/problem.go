@@ -57,7 +57,11 @@ func failureOf(err error) *failure {
 		if allowed == nil {
 			allowed = []string{}
 		}
-		return &failure{code: api.ProblemCode(illegal.Code), detail: "The saga is " + string(illegal.Status) + ".", allowed: allowed}
+		detail := "The saga is " + string(illegal.Status) + "."
+		if len(illegal.Resolutions) > 0 {
+			detail += " The step can be resolved as " + strings.Join(illegal.Resolutions, " or ") + "."
+		}
+		return &failure{code: api.ProblemCode(illegal.Code), detail: detail, allowed: allowed}
 	case errors.Is(err, coordinator.ErrNotFound):
 		return notFound()
 	case errors.Is(err, coordinator.ErrUnknownDefinition):

@@ -50,6 +50,22 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The saga has passed its point of no return",
 		description: "Its pivot has succeeded, so it can only go forward. Nothing was changed; allowed lists what is possible now.",
 	},
+	api.ProblemCodeNothingToRetry: {
+		status: stdhttp.StatusConflict, title: "Nothing can be tried again now",
+		description: "Only what waits for its next attempt, or is stuck, can be tried at once. What is in flight may still be answered; its timeout, not an operator, sends it again. Nothing was changed; allowed lists what is possible now.",
+	},
+	api.ProblemCodePayloadAlreadySent: {
+		status: stdhttp.StatusConflict, title: "The step was sent with another payload",
+		description: "All attempts of an effect carry the same payload, because the participant may have acted on the first. A payload can be given only for a step that could not be sent, and only together with its name. Nothing was changed.",
+	},
+	api.ProblemCodeStepNotStuck: {
+		status: stdhttp.StatusConflict, title: "The step is not stuck",
+		description: "Only a stuck operation can be resolved: until then its participant may answer. The step may also be stuck in its other phase; stuck_phase of the step says which. Nothing was changed; allowed lists what is possible now.",
+	},
+	api.ProblemCodeOutcomeNotPossible: {
+		status: stdhttp.StatusConflict, title: "The step cannot have ended like that",
+		description: "A compensation, and what comes after the pivot, cannot fail for good: try it again, or skip it. A pivot cannot be said to have failed once a step behind it has begun. resolutions of the step lists what is possible. Nothing was changed.",
+	},
 	api.ProblemCodePreconditionFailed: {
 		status: stdhttp.StatusPreconditionFailed, title: "The saga has another version",
 		description: "It changed since the version in If-Match was read. Nothing was changed. Read it again and decide anew.",

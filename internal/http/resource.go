@@ -57,7 +57,6 @@ func (a resource) VisitGetOrderResponse(w stdhttp.ResponseWriter) error    { ret
 func (a resource) VisitCancelOrderResponse(w stdhttp.ResponseWriter) error { return a.write(w) }
 func (a resource) VisitStartSagaResponse(w stdhttp.ResponseWriter) error   { return a.write(w) }
 func (a resource) VisitGetSagaResponse(w stdhttp.ResponseWriter) error     { return a.write(w) }
-func (a resource) VisitCancelSagaResponse(w stdhttp.ResponseWriter) error  { return a.write(w) }
 
 // start is what starting an order and starting a saga have in common. The
 // answer lacks its body.
@@ -139,22 +138,4 @@ func readLimited(ctx context.Context, id uuid.UUID, read reader) (coordinator.Sa
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	return read(ctx, id)
-}
-
-// cancel is what cancelling an order and cancelling a saga have in common. The
-// answer lacks its body.
-func (s *server) cancel(ctx context.Context, id uuid.UUID, path string, ifMatch *api.IfMatch, body *api.CancelRequest) (resource, coordinator.Saga, error) {
-	version, err := s.expected(ctx, id, ifMatch)
-	if err != nil {
-		return resource{}, coordinator.Saga{}, err
-	}
-	op := coordinator.Operation{Actor: anonymous, IfVersion: version}
-	if body != nil && body.Reason != nil {
-		op.Reason = *body.Reason
-	}
-	saga, err := s.Sagas.Cancel(ctx, id, op)
-	if err != nil {
-		return resource{}, coordinator.Saga{}, err
-	}
-	return resource{status: stdhttp.StatusAccepted, version: saga.Version, location: path + "/" + id.String()}, saga, nil
 }

@@ -60,17 +60,6 @@ func (s *server) GetSaga(ctx context.Context, req api.GetSagaRequestObject) (api
 	return answer, nil
 }
 
-func (s *server) CancelSaga(ctx context.Context, req api.CancelSagaRequestObject) (api.CancelSagaResponseObject, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	answer, saga, err := s.cancel(ctx, req.Id, sagasPath, req.Params.IfMatch, req.Body)
-	if err != nil {
-		return nil, err
-	}
-	answer.body = sagaView(saga)
-	return answer, nil
-}
-
 func (s *server) ListSagas(ctx context.Context, req api.ListSagasRequestObject) (api.ListSagasResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
@@ -148,7 +137,10 @@ func sagaView(s coordinator.Saga) api.Saga {
 		v.Steps[i] = api.Step{
 			Name: st.Name, Participant: st.Participant, Kind: api.StepKind(st.Kind), Status: api.StepStatus(st.Status),
 			Attempt: int32(st.Attempt), CompensationAttempt: int32(st.CompensationAttempt),
-			Result: resultView(st.Result), Error: failureView(st.Error), DueAt: st.DueAt,
+			Result: resultView(st.Result), Error: failureView(st.Error), DueAt: st.DueAt, StuckPhase: optional(string(st.StuckPhase)),
+		}
+		if st.Resolutions != nil {
+			v.Steps[i].Resolutions = &st.Resolutions
 		}
 	}
 	return v
@@ -159,6 +151,7 @@ func eventView(e coordinator.HistoryEvent) api.HistoryEvent {
 		Seq: int32(e.Seq), Version: e.Version, At: e.At, Type: e.Type, Step: optional(e.Step), Phase: optional(e.Phase),
 		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt,
 		Result: resultView(e.Result), Error: failureView(e.Error), Reason: optional(e.Reason), Actor: optional(e.Actor),
+		Payload: e.Payload,
 	}
 }
 

@@ -11,10 +11,12 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/skald-saga/skald"
 	"github.com/skald-saga/skald/internal/http/api"
 	"github.com/skald-saga/skald/internal/telemetry"
+	"github.com/skald-saga/skald/internal/wire"
 )
 
 func loadSpec(t *testing.T, text []byte) *openapi3.T {
@@ -26,13 +28,26 @@ func loadSpec(t *testing.T, text []byte) *openapi3.T {
 	return doc
 }
 
+// moments are when an operation is possible, if not on a saga that has just
+// been started.
+var moments = map[string]func(*service, uuid.UUID){
+	"retrySaga": func(s *service, id uuid.UUID) {
+		s.reply(id, "reserve-stock", wire.Action, wire.Retry, `{}`)
+	},
+	"resolveSagaStep": func(s *service, id uuid.UUID) { s.stick(id) },
+}
+
 // Every operation of openapi.yaml is served, and takes its own example.
 func TestEveryOperationIsServed(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	for path, item := range loadSpec(t, skald.OpenAPI()).Paths.Map() {
 		for method, op := range item.Operations() {
-			target := strings.NewReplacer("{id}", s.place().Id.String(), "{code}", "internal").Replace(path)
+			id := s.place().Id
+			if prepare := moments[op.OperationID]; prepare != nil {
+				prepare(s, id)
+			}
+			target := strings.NewReplacer("{id}", id.String(), "{code}", "internal", "{step}", "update-inventory").Replace(path)
 			body := ""
 			if op.RequestBody != nil {
 				b, err := json.Marshal(op.RequestBody.Value.Content["application/json"].Example)

@@ -12,7 +12,7 @@ func Allowed(def *Definition, s State) []string {
 	if s.Status.Ended() {
 		return nil
 	}
-	var actions []string
+	actions := make([]string, 0, 4)
 	if s.Cause == nil && !pivotPassed(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {
 		actions = append(actions, "cancel")
 	}

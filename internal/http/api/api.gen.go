@@ -53,11 +53,15 @@ const (
 	ProblemCodeMalformedJson        ProblemCode = "malformed-json"
 	ProblemCodeMethodNotAllowed     ProblemCode = "method-not-allowed"
 	ProblemCodeNotFound             ProblemCode = "not-found"
+	ProblemCodeNothingToRetry       ProblemCode = "nothing-to-retry"
+	ProblemCodeOutcomeNotPossible   ProblemCode = "outcome-not-possible"
 	ProblemCodeOverloaded           ProblemCode = "overloaded"
 	ProblemCodePastPivot            ProblemCode = "past-pivot"
+	ProblemCodePayloadAlreadySent   ProblemCode = "payload-already-sent"
 	ProblemCodePayloadTooLarge      ProblemCode = "payload-too-large"
 	ProblemCodePreconditionFailed   ProblemCode = "precondition-failed"
 	ProblemCodeSagaAlreadyTerminal  ProblemCode = "saga-already-terminal"
+	ProblemCodeStepNotStuck         ProblemCode = "step-not-stuck"
 	ProblemCodeStopping             ProblemCode = "stopping"
 	ProblemCodeUnknownDefinition    ProblemCode = "unknown-definition"
 	ProblemCodeUnknownParameter     ProblemCode = "unknown-parameter"
@@ -85,15 +89,23 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeNotFound:
 		return true
+	case ProblemCodeNothingToRetry:
+		return true
+	case ProblemCodeOutcomeNotPossible:
+		return true
 	case ProblemCodeOverloaded:
 		return true
 	case ProblemCodePastPivot:
+		return true
+	case ProblemCodePayloadAlreadySent:
 		return true
 	case ProblemCodePayloadTooLarge:
 		return true
 	case ProblemCodePreconditionFailed:
 		return true
 	case ProblemCodeSagaAlreadyTerminal:
+		return true
+	case ProblemCodeStepNotStuck:
 		return true
 	case ProblemCodeStopping:
 		return true
@@ -102,6 +114,45 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeUnknownParameter:
 		return true
 	case ProblemCodeUnsupportedMediaType:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResolveRequestOutcome.
+const (
+	ResolveRequestOutcomeFailed    ResolveRequestOutcome = "failed"
+	ResolveRequestOutcomeSkipped   ResolveRequestOutcome = "skipped"
+	ResolveRequestOutcomeSucceeded ResolveRequestOutcome = "succeeded"
+)
+
+// Valid indicates whether the value is a known member of the ResolveRequestOutcome enum.
+func (e ResolveRequestOutcome) Valid() bool {
+	switch e {
+	case ResolveRequestOutcomeFailed:
+		return true
+	case ResolveRequestOutcomeSkipped:
+		return true
+	case ResolveRequestOutcomeSucceeded:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResolveRequestPhase.
+const (
+	Action       ResolveRequestPhase = "action"
+	Compensation ResolveRequestPhase = "compensation"
+)
+
+// Valid indicates whether the value is a known member of the ResolveRequestPhase enum.
+func (e ResolveRequestPhase) Valid() bool {
+	switch e {
+	case Action:
+		return true
+	case Compensation:
 		return true
 	default:
 		return false
@@ -201,6 +252,12 @@ func (e StepStatus) Valid() bool {
 	}
 }
 
+// AbandonRequest defines model for AbandonRequest.
+type AbandonRequest struct {
+	// Reason Kept in the saga's history.
+	Reason Reason `json:"reason"`
+}
+
 // Address Where to ship the goods. If it is left out, nothing is shipped.
 type Address struct {
 	// City One line of text, not only spaces.
@@ -290,6 +347,9 @@ type HistoryEvent struct {
 
 	// Generation Of the effect id.
 	Generation *int32 `json:"generation,omitempty"`
+
+	// Payload What an operator gave to be sent.
+	Payload json.RawMessage `json:"payload,omitempty"`
 
 	// Phase Which of the step's operations is meant, action or compensation.
 	Phase  *string `json:"phase,omitempty"`
@@ -493,8 +553,47 @@ type Readiness struct {
 	Status string            `json:"status"`
 }
 
+// Reason Kept in the saga's history.
+type Reason = string
+
+// ResolveRequest defines model for ResolveRequest.
+type ResolveRequest struct {
+	// Outcome `succeeded`: it has happened. `failed`: it has not and will not; only of a pivot, as long as nothing behind
+	// it has begun. `skipped`: go on without it, whatever has happened.
+	Outcome ResolveRequestOutcome `json:"outcome"`
+
+	// Phase Which of the step's operations is meant.
+	Phase ResolveRequestPhase `json:"phase"`
+
+	// Reason Kept in the saga's history.
+	Reason Reason `json:"reason"`
+
+	// Result What later steps see as the result of an action that succeeded.
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// ResolveRequestOutcome `succeeded`: it has happened. `failed`: it has not and will not; only of a pivot, as long as nothing behind
+// it has begun. `skipped`: go on without it, whatever has happened.
+type ResolveRequestOutcome string
+
+// ResolveRequestPhase Which of the step's operations is meant.
+type ResolveRequestPhase string
+
 // Result What the participant answered, any JSON. Left out if it was nothing, or null.
 type Result = json.RawMessage
+
+// RetryRequest defines model for RetryRequest.
+type RetryRequest struct {
+	// Payload What the command carries in place of the payload that could not be made. Only together with `step`, and only
+	// if the step's current effect was never sent.
+	Payload json.RawMessage `json:"payload,omitempty"`
+
+	// Reason Kept in the saga's history.
+	Reason *Reason `json:"reason,omitempty"`
+
+	// Step Example: order
+	Step *Name `json:"step,omitempty"`
+}
 
 // SKU Example: book
 type SKU = string
@@ -580,9 +679,15 @@ type Step struct {
 	// Participant Example: order
 	Participant Name `json:"participant"`
 
+	// Resolutions Of a stuck step, what an operator may say of it now.
+	Resolutions *[]string `json:"resolutions,omitempty"`
+
 	// Result What the participant answered, any JSON. Left out if it was nothing, or null.
 	Result Result     `json:"result,omitempty"`
 	Status StepStatus `json:"status"`
+
+	// StuckPhase Of a stuck step, which of its operations is stuck, `action` or `compensation`.
+	StuckPhase *string `json:"stuck_phase,omitempty"`
 }
 
 // StepKind `compensatable`: undone when the saga turns back. `pivot`: the point of no return. `retriable`: tried until
@@ -729,6 +834,12 @@ type GetSagaParams struct {
 	Prefer *Prefer `json:"Prefer,omitempty"`
 }
 
+// AbandonSagaParams defines parameters for AbandonSaga.
+type AbandonSagaParams struct {
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // CancelSagaParams defines parameters for CancelSaga.
 type CancelSagaParams struct {
 	// IfMatch Refuse the request if the saga is no longer at this version.
@@ -744,6 +855,18 @@ type GetSagaHistoryParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// RetrySagaParams defines parameters for RetrySaga.
+type RetrySagaParams struct {
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ResolveSagaStepParams defines parameters for ResolveSagaStep.
+type ResolveSagaStepParams struct {
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // StartOrderJSONRequestBody defines body for StartOrder for application/json ContentType.
 type StartOrderJSONRequestBody = OrderRequest
 
@@ -753,8 +876,17 @@ type CancelOrderJSONRequestBody = CancelRequest
 // StartSagaJSONRequestBody defines body for StartSaga for application/json ContentType.
 type StartSagaJSONRequestBody = SagaRequest
 
+// AbandonSagaJSONRequestBody defines body for AbandonSaga for application/json ContentType.
+type AbandonSagaJSONRequestBody = AbandonRequest
+
 // CancelSagaJSONRequestBody defines body for CancelSaga for application/json ContentType.
 type CancelSagaJSONRequestBody = CancelRequest
+
+// RetrySagaJSONRequestBody defines body for RetrySaga for application/json ContentType.
+type RetrySagaJSONRequestBody = RetryRequest
+
+// ResolveSagaStepJSONRequestBody defines body for ResolveSagaStep for application/json ContentType.
+type ResolveSagaStepJSONRequestBody = ResolveRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -803,12 +935,21 @@ type ServerInterface interface {
 	// GetSaga Read a saga
 	// (GET /v1/sagas/{id})
 	GetSaga(w http.ResponseWriter, r *http.Request, id ID, params GetSagaParams)
+	// AbandonSaga Give a saga up
+	// (POST /v1/sagas/{id}/abandon)
+	AbandonSaga(w http.ResponseWriter, r *http.Request, id ID, params AbandonSagaParams)
 	// CancelSaga Cancel a saga
 	// (POST /v1/sagas/{id}/cancel)
 	CancelSaga(w http.ResponseWriter, r *http.Request, id ID, params CancelSagaParams)
 	// GetSagaHistory Read a saga's history
 	// (GET /v1/sagas/{id}/history)
 	GetSagaHistory(w http.ResponseWriter, r *http.Request, id ID, params GetSagaHistoryParams)
+	// RetrySaga Try again at once
+	// (POST /v1/sagas/{id}/retry)
+	RetrySaga(w http.ResponseWriter, r *http.Request, id ID, params RetrySagaParams)
+	// ResolveSagaStep Say how a stuck step ended
+	// (POST /v1/sagas/{id}/steps/{step}/resolve)
+	ResolveSagaStep(w http.ResponseWriter, r *http.Request, id ID, step Name, params ResolveSagaStepParams)
 	// GetVersion What is running
 	// (GET /version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -908,6 +1049,12 @@ func (_ Unimplemented) GetSaga(w http.ResponseWriter, r *http.Request, id ID, pa
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// AbandonSaga Give a saga up
+// (POST /v1/sagas/{id}/abandon)
+func (_ Unimplemented) AbandonSaga(w http.ResponseWriter, r *http.Request, id ID, params AbandonSagaParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // CancelSaga Cancel a saga
 // (POST /v1/sagas/{id}/cancel)
 func (_ Unimplemented) CancelSaga(w http.ResponseWriter, r *http.Request, id ID, params CancelSagaParams) {
@@ -917,6 +1064,18 @@ func (_ Unimplemented) CancelSaga(w http.ResponseWriter, r *http.Request, id ID,
 // GetSagaHistory Read a saga's history
 // (GET /v1/sagas/{id}/history)
 func (_ Unimplemented) GetSagaHistory(w http.ResponseWriter, r *http.Request, id ID, params GetSagaHistoryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetrySaga Try again at once
+// (POST /v1/sagas/{id}/retry)
+func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id ID, params RetrySagaParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ResolveSagaStep Say how a stuck step ended
+// (POST /v1/sagas/{id}/steps/{step}/resolve)
+func (_ Unimplemented) ResolveSagaStep(w http.ResponseWriter, r *http.Request, id ID, step Name, params ResolveSagaStepParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1511,6 +1670,56 @@ func (siw *ServerInterfaceWrapper) GetSaga(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// AbandonSaga operation middleware
+func (siw *ServerInterfaceWrapper) AbandonSaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AbandonSagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.AbandonSaga(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // CancelSaga operation middleware
 func (siw *ServerInterfaceWrapper) CancelSaga(w http.ResponseWriter, r *http.Request) {
 
@@ -1607,6 +1816,115 @@ func (siw *ServerInterfaceWrapper) GetSagaHistory(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetSagaHistory(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetrySaga operation middleware
+func (siw *ServerInterfaceWrapper) RetrySaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RetrySagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetrySaga(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResolveSagaStep operation middleware
+func (siw *ServerInterfaceWrapper) ResolveSagaStep(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "step" -------------
+	var step Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "step", chi.URLParam(r, "step"), &step, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "step", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ResolveSagaStepParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResolveSagaStep(w, r, id, step, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1772,6 +2090,15 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/sagas/{id}/cancel", wrapper.CancelSaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/retry", wrapper.RetrySaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/steps/{step}/resolve", wrapper.ResolveSagaStep)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/abandon", wrapper.AbandonSaga)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.GetLiveness)
@@ -3625,6 +3952,203 @@ func (response GetSaga503ApplicationProblemPlusJSONResponse) VisitGetSagaRespons
 	return err
 }
 
+type AbandonSagaRequestObject struct {
+	Id     ID `json:"id"`
+	Params AbandonSagaParams
+	Body   *AbandonSagaJSONRequestBody
+}
+
+type AbandonSagaResponseObject interface {
+	VisitAbandonSagaResponse(w http.ResponseWriter) error
+}
+
+type AbandonSaga202ResponseHeaders struct {
+	ETag       *string
+	Location   *string
+	XRequestId *string
+}
+
+type AbandonSaga202JSONResponse struct {
+	Body    Saga
+	Headers AbandonSaga202ResponseHeaders
+}
+
+func (response AbandonSaga202JSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga400ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga404ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga409ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga412ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga413ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga415ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga500ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbandonSaga503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response AbandonSaga503ApplicationProblemPlusJSONResponse) VisitAbandonSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CancelSagaRequestObject struct {
 	Id     ID `json:"id"`
 	Params CancelSagaParams
@@ -3938,6 +4462,439 @@ func (response GetSagaHistory503ApplicationProblemPlusJSONResponse) VisitGetSaga
 	return err
 }
 
+type RetrySagaRequestObject struct {
+	Id     ID `json:"id"`
+	Params RetrySagaParams
+	Body   *RetrySagaJSONRequestBody
+}
+
+type RetrySagaResponseObject interface {
+	VisitRetrySagaResponse(w http.ResponseWriter) error
+}
+
+type RetrySaga202ResponseHeaders struct {
+	ETag       *string
+	Location   *string
+	XRequestId *string
+}
+
+type RetrySaga202JSONResponse struct {
+	Body    Saga
+	Headers RetrySaga202ResponseHeaders
+}
+
+func (response RetrySaga202JSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga400ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga404ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga409ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga412ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga413ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga415ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga422ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga500ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetrySaga503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RetrySaga503ApplicationProblemPlusJSONResponse) VisitRetrySagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStepRequestObject struct {
+	Id     ID   `json:"id"`
+	Step   Name `json:"step"`
+	Params ResolveSagaStepParams
+	Body   *ResolveSagaStepJSONRequestBody
+}
+
+type ResolveSagaStepResponseObject interface {
+	VisitResolveSagaStepResponse(w http.ResponseWriter) error
+}
+
+type ResolveSagaStep202ResponseHeaders struct {
+	ETag       *string
+	Location   *string
+	XRequestId *string
+}
+
+type ResolveSagaStep202JSONResponse struct {
+	Body    Saga
+	Headers ResolveSagaStep202ResponseHeaders
+}
+
+func (response ResolveSagaStep202JSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep400ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep404ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep409ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep412ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep413ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep415ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep422ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep500ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveSagaStep503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ResolveSagaStep503ApplicationProblemPlusJSONResponse) VisitResolveSagaStepResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetVersionRequestObject struct {
 }
 
@@ -4054,12 +5011,21 @@ type StrictServerInterface interface {
 	// GetSaga Read a saga
 	// (GET /v1/sagas/{id})
 	GetSaga(ctx context.Context, request GetSagaRequestObject) (GetSagaResponseObject, error)
+	// AbandonSaga Give a saga up
+	// (POST /v1/sagas/{id}/abandon)
+	AbandonSaga(ctx context.Context, request AbandonSagaRequestObject) (AbandonSagaResponseObject, error)
 	// CancelSaga Cancel a saga
 	// (POST /v1/sagas/{id}/cancel)
 	CancelSaga(ctx context.Context, request CancelSagaRequestObject) (CancelSagaResponseObject, error)
 	// GetSagaHistory Read a saga's history
 	// (GET /v1/sagas/{id}/history)
 	GetSagaHistory(ctx context.Context, request GetSagaHistoryRequestObject) (GetSagaHistoryResponseObject, error)
+	// RetrySaga Try again at once
+	// (POST /v1/sagas/{id}/retry)
+	RetrySaga(ctx context.Context, request RetrySagaRequestObject) (RetrySagaResponseObject, error)
+	// ResolveSagaStep Say how a stuck step ended
+	// (POST /v1/sagas/{id}/steps/{step}/resolve)
+	ResolveSagaStep(ctx context.Context, request ResolveSagaStepRequestObject) (ResolveSagaStepResponseObject, error)
 	// GetVersion What is running
 	// (GET /version)
 	GetVersion(ctx context.Context, request GetVersionRequestObject) (GetVersionResponseObject, error)
@@ -4507,6 +5473,40 @@ func (sh *strictHandler) GetSaga(w http.ResponseWriter, r *http.Request, id ID, 
 	}
 }
 
+// AbandonSaga operation middleware
+func (sh *strictHandler) AbandonSaga(w http.ResponseWriter, r *http.Request, id ID, params AbandonSagaParams) {
+	var request AbandonSagaRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	var body AbandonSagaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.AbandonSaga(ctx, request.(AbandonSagaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AbandonSaga")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(AbandonSagaResponseObject); ok {
+		if err := validResponse.VisitAbandonSagaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // CancelSaga operation middleware
 func (sh *strictHandler) CancelSaga(w http.ResponseWriter, r *http.Request, id ID, params CancelSagaParams) {
 	var request CancelSagaRequestObject
@@ -4564,6 +5564,78 @@ func (sh *strictHandler) GetSagaHistory(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetSagaHistoryResponseObject); ok {
 		if err := validResponse.VisitGetSagaHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RetrySaga operation middleware
+func (sh *strictHandler) RetrySaga(w http.ResponseWriter, r *http.Request, id ID, params RetrySagaParams) {
+	var request RetrySagaRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	var body RetrySagaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RetrySaga(ctx, request.(RetrySagaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RetrySaga")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RetrySagaResponseObject); ok {
+		if err := validResponse.VisitRetrySagaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ResolveSagaStep operation middleware
+func (sh *strictHandler) ResolveSagaStep(w http.ResponseWriter, r *http.Request, id ID, step Name, params ResolveSagaStepParams) {
+	var request ResolveSagaStepRequestObject
+
+	request.Id = id
+	request.Step = step
+	request.Params = params
+
+	var body ResolveSagaStepJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ResolveSagaStep(ctx, request.(ResolveSagaStepRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResolveSagaStep")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ResolveSagaStepResponseObject); ok {
+		if err := validResponse.VisitResolveSagaStepResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
