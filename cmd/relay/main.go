@@ -28,8 +28,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // cli is the command line.
 type cli struct {
-	Run     runCmd                 `cmd:"" help:"Publish the outbox until told to stop."`
-	Version program.VersionCommand `cmd:"" help:"Print the version."`
+	Run         runCmd                 `cmd:"" help:"Publish the outbox until told to stop."`
+	Install     installCmd             `cmd:"" help:"Make the tables of the outbox in a database, if they are not there."`
+	Status      statusCmd              `cmd:"" help:"Show what waits, what is kept, and where the relay is."`
+	Rewind      rewindCmd              `cmd:"" help:"Have published again what was published since then and is still kept."`
+	DeadLetters deadLettersCmd         `cmd:"" help:"Look after the messages that NATS will not take."`
+	Version     program.VersionCommand `cmd:"" help:"Print the version."`
 }
 
 // runCmd is the configuration of `relay run`. Of the prefix it needs no more

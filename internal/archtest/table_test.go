@@ -85,9 +85,9 @@ var table = map[string]may{
 		others: []string{errgroup, natsGo, pgx, prometheus},
 	},
 	// The sidecar is the outbox and the bus, so that it can run beside any
-	// service; see also neverReached.
+	// service; see also neverReached. It installs the outbox's own migrations.
 	"cmd/relay": {
-		ours:   []string{"internal/bus", "internal/outbox", "internal/program", "internal/telemetry"},
+		ours:   []string{"internal/bus", "internal/outbox", "internal/program", "internal/telemetry", "migrations"},
 		others: []string{natsGo, pgx},
 	},
 }

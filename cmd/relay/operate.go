@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/skald-saga/skald/internal/outbox"
+	"github.com/skald-saga/skald/internal/program"
+	"github.com/skald-saga/skald/migrations"
+)
+
+// open connects to the database, for one command.
+func open(ctx context.Context, d program.DatabaseFlags) (*pgxpool.Pool, error) {
+	url, err := d.URL()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := program.PoolConfig(url, "skald-relay", 1)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return pool, nil
+}
+
+// withOutbox runs do on a database that has an outbox.
+func withOutbox(ctx context.Context, d program.DatabaseFlags, do func(*pgxpool.Pool) error) error {
+	pool, err := open(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	err = outbox.Check(ctx, pool)
+	if errors.Is(err, outbox.ErrNoOutbox) {
+		return program.UsageError{Err: fmt.Errorf("%w; `relay install` makes what is missing", err)}
+	}
+	if err != nil {
+		return err
+	}
+	return do(pool)
+}
+
+// installCmd is `relay install`.
+type installCmd struct{ program.DatabaseFlags }
+
+// Run makes the tables of the outbox, those that are not there yet.
+func (c *installCmd) Run(ctx context.Context, out program.Streams) error {
+	pool, err := open(ctx, c.DatabaseFlags)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	made := 0
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		// One at a time; the lock ends with the transaction.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('skald relay install'))`); err != nil {
+			return err
+		}
+		for _, step := range []struct{ table, file string }{
+			{"outbox", "000001_create_outbox.up.sql"}, {"outbox_tick", "000004_turn_outbox_ring.up.sql"},
+		} {
+			var there bool
+			if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, step.table).Scan(&there); err != nil || there {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			sql, err := migrations.Files.ReadFile(step.file)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, string(sql)); err != nil {
+				return err
+			}
+			made++
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("install the outbox: %w", err)
+	}
+	answer := "the outbox is installed"
+	if made == 0 {
+		answer = "the outbox was there already"
+	}
+	_, err = fmt.Fprintln(out.Out, answer)
+	return err
+}
+
+// statusCmd is `relay status`.
+type statusCmd struct {
+	program.DatabaseFlags
+	JSON bool `name:"json" help:"Answer with JSON."`
+}
+
+// Run says how the outbox is.
+func (c *statusCmd) Run(ctx context.Context, out program.Streams) error {
+	return withOutbox(ctx, c.DatabaseFlags, func(pool *pgxpool.Pool) error {
+		s, err := outbox.ReadStatus(ctx, pool)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return json.NewEncoder(out.Out).Encode(s)
+		}
+		return table(out.Out, func(w io.Writer) {
+			_, _ = fmt.Fprintln(w, "LANE\tBACKLOG\tOLDEST\tDEAD\tKEPT SINCE\tPOSITION")
+			for _, l := range s.Lanes {
+				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%s\t%s\n", l.Lane, l.Backlog, clock(l.Oldest), l.Dead, clock(l.KeptSince), l.Position)
+			}
+			_, _ = fmt.Fprintln(w, "\nPART\tBYTES\t")
+			for _, p := range s.Ring {
+				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\n", p.Part, p.Bytes, map[bool]string{true: "is written"}[p.Current])
+			}
+		})
+	})
+}
+
+// table aligns what write writes.
+func table(out io.Writer, write func(io.Writer)) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	write(w)
+	return w.Flush()
+}
+
+func clock(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// rewindCmd is `relay rewind`.
+type rewindCmd struct {
+	program.DatabaseFlags
+	Since string `help:"How long ago, such as 10m, or a time, such as 2026-11-24T12:00:00Z." required:"" placeholder:"DURATION|TIME"`
+}
+
+// Run has messages published again.
+func (c *rewindCmd) Run(ctx context.Context, out program.Streams) error {
+	var at time.Time
+	ago, err := time.ParseDuration(c.Since)
+	if err != nil {
+		at, err = time.Parse(time.RFC3339, c.Since)
+	}
+	if err != nil || ago < 0 {
+		return program.Usagef("--since: want a duration such as 10m, or a time such as 2026-11-24T12:00:00Z")
+	}
+	return withOutbox(ctx, c.DatabaseFlags, func(pool *pgxpool.Pool) error {
+		lanes, err := outbox.Rewind(ctx, pool, at, ago)
+		if errors.Is(err, outbox.ErrNothingNoted) {
+			return program.UsageError{Err: err}
+		}
+		for _, l := range lanes {
+			note := ""
+			if !l.Complete {
+				note = "; older messages are no longer kept"
+			}
+			_, _ = fmt.Fprintf(out.Out, "lane %d: what was published since %s is published again%s\n", l.Lane, clock(&l.To), note)
+		}
+		return err
+	})
+}
+
+// deadLettersCmd is `relay dead-letters`.
+type deadLettersCmd struct {
+	List    listCmd    `cmd:"" help:"List the messages that NATS will not take, the latest first."`
+	Redrive redriveCmd `cmd:"" help:"Send dead letters again, as new messages."`
+	Purge   purgeCmd   `cmd:"" help:"Delete dead letters."`
+}
+
+type listCmd struct {
+	program.DatabaseFlags
+	Limit int  `help:"How many, at most." default:"50"`
+	JSON  bool `name:"json" help:"Answer with JSON."`
+}
+
+// Run lists dead letters.
+func (c *listCmd) Run(ctx context.Context, out program.Streams) error {
+	if c.Limit < 1 {
+		return program.Usagef("--limit: must be at least 1")
+	}
+	return withOutbox(ctx, c.DatabaseFlags, func(pool *pgxpool.Pool) error {
+		letters, err := outbox.DeadLetters(ctx, pool, c.Limit)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return json.NewEncoder(out.Out).Encode(letters)
+		}
+		return table(out.Out, func(w io.Writer) {
+			_, _ = fmt.Fprintln(w, "SEQ\tDIED\tKEY\tSUBJECT\tBYTES\tERROR")
+			for _, l := range letters {
+				_, _ = fmt.Fprintf(w, "%d\t%s\t%q\t%.100q\t%d\t%.200q\n", l.Seq, clock(&l.DeadAt), l.Key, l.Subject, l.Bytes, l.Error)
+			}
+		})
+	})
+}
+
+// chosen says which dead letters.
+type chosen struct {
+	Seq []int64 `arg:"" optional:"" help:"Numbers, as list shows them."`
+	All bool    `help:"All of them."`
+}
+
+func (c chosen) check() error {
+	if c.All == (len(c.Seq) > 0) {
+		return program.Usagef("give the numbers of dead letters, or --all")
+	}
+	return nil
+}
+
+type redriveCmd struct {
+	program.DatabaseFlags
+	chosen
+}
+
+// Run sends dead letters again.
+func (c *redriveCmd) Run(ctx context.Context, out program.Streams) error {
+	return c.apply(ctx, c.DatabaseFlags, out, "sent again", outbox.Redrive)
+}
+
+type purgeCmd struct {
+	program.DatabaseFlags
+	chosen
+	OlderThan time.Duration `help:"Only those that died so long ago."`
+}
+
+// Run deletes dead letters.
+func (c *purgeCmd) Run(ctx context.Context, out program.Streams) error {
+	if c.OlderThan < 0 {
+		return program.Usagef("--older-than: must not be negative")
+	}
+	return c.apply(ctx, c.DatabaseFlags, out, "deleted", func(ctx context.Context, pool *pgxpool.Pool, seqs []int64) (int64, error) {
+		return outbox.Purge(ctx, pool, seqs, c.OlderThan)
+	})
+}
+
+// apply does something to the chosen letters, and says to how many.
+func (c chosen) apply(ctx context.Context, d program.DatabaseFlags, out program.Streams, done string,
+	do func(context.Context, *pgxpool.Pool, []int64) (int64, error),
+) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	return withOutbox(ctx, d, func(pool *pgxpool.Pool) error {
+		n, err := do(ctx, pool, c.Seq)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(out.Out, "%d dead %s %s\n", n, map[bool]string{true: "letter", false: "letters"}[n == 1], done)
+		return err
+	})
+}
