@@ -6,7 +6,7 @@ SPECTRAL := $(TOOLS)/node_modules/.bin/spectral lint --fail-severity warn --disp
 REDOCLY  := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(TOOLS)/node_modules/.bin/redocly
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test race bench generate verify-generated fmt vet lint lint-api dev migrate-check clean
+.PHONY: help build check test race bench bench-scale generate verify-generated fmt vet lint lint-api dev migrate-check clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ test: ## run all tests; they start their own Postgres and NATS
 race: ## run all tests with the race detector, as CI does
 	GOFLAGS="$(GOFLAGS) -race" go test ./...
 
-bench: ## measure the whole of Skald on this machine
-	go run ./cmd/server bench
+bench: ## measure the whole of Skald on this machine (BENCH=--quick: in about a minute)
+	go run ./cmd/server bench --json bench.json $(BENCH)
+
+bench-scale: ## measure and plot how throughput changes with the size of everything
+	go run ./cmd/server bench --scale --json bench-scale.json --svg bench-scale.svg
 
 generate: ## write the API's Go code from openapi.yaml
 	go generate ./...

@@ -57,10 +57,13 @@ var table = map[string]may{
 	// How the two commands are started, and the flags that they share.
 	"internal/program": {others: []string{kong, pgx}},
 	"internal/testkit": {std: anyStd, ours: []string{"internal/embedded", "migrations"}, others: []string{pgx}},
-	// The load generator drives the real program from outside, answers its
-	// commands where the shop is not what is measured, and reads from /proc what
-	// the programs used.
-	"internal/bench":    {ours: []string{"participant"}, others: []string{errgroup, natsGo, pgx, procfs}},
+	// The bench drives the real programs from outside, on servers that it
+	// starts, answers their commands or has the shop do it, and reads from /proc
+	// what they used.
+	"internal/bench": {
+		ours:   []string{"examples/order/shop", "internal/embedded", "migrations", "participant"},
+		others: []string{errgroup, natsGo, pgx, procfs},
+	},
 	"internal/archtest": {},
 	"internal/e2e":      {},
 	"deploy":            {},

@@ -1,7 +1,8 @@
-// Package bench is behind `make bench`: it starts the whole of Skald as a user
-// would, durability on, loads it over HTTP, and prints what it did as figures
-// and, because figures belong to a machine, as ratios to what the same machine
-// does in the same run.
+// Package bench is behind `make bench`: it starts the whole of Skald, durable,
+// each program in a process of its own as in production, loads it over HTTP,
+// and compares it with a program that does nothing but the SQL and the messages
+// that the same sagas need, in turns on the same machine. Figures belong to a
+// machine; ratios of one run say something.
 package bench
 
 import (
@@ -9,183 +10,244 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Config is one run.
 type Config struct {
-	Server  string        // path of the server program
-	Rate    int           // orders a second in the latency part
+	Server  string        // path of the server's program
+	Relay   string        // of the relay's; empty: beside the server's, or built
+	Rate    int           // sagas a second in the latency part
 	Clients int           // at once in the saturation part
-	For     time.Duration // each of the two
+	For     time.Duration // of one measurement at saturation, after its warm-up
+	RateFor time.Duration // of one at a rate
 	IdleFor time.Duration
-	Shop    bool // measure with the shop
+	Rounds  int  // turns that each of two that are compared gets
+	Quick   bool // leave out what takes long
+	Shop    bool // measure with the shop too
 	Echo    bool // measure with participants that only answer
+
+	Finished, Open int // sagas in the loaded database
+
+	Version string
 }
 
-// steps of the orders that are placed: nothing is shipped.
-const steps = 3
+// Run measures, says how it goes and returns what came of it.
+func Run(ctx context.Context, cfg Config, out io.Writer) (r *Report, err error) {
+	return with(ctx, cfg, out, (*run).all)
+}
 
-// commitsInARow is what an order of three steps cannot do without: one commit
-// of the engine for the start and one for each reply, one of a participant for
-// each step.
-const commitsInARow = 1 + steps + steps
+// RunScale measures how throughput changes with the size of everything.
+func RunScale(ctx context.Context, cfg Config, out io.Writer) (r *Report, err error) {
+	return with(ctx, cfg, out, (*run).scale)
+}
 
-// Run measures, and prints as it goes: first with the shop, whose participants
-// have work of their own, then with participants that only answer, which shows
-// what Skald itself costs.
-func Run(ctx context.Context, cfg Config, out io.Writer) error {
-	p := printer{out}
-	if cfg.Shop {
-		p.headf("With the shop: inventory, payment and shipping on tables of their own")
-		if err := withSystem(ctx, cfg, func(s *system) error { return s.all(ctx, cfg, p) }); err != nil {
+func with(ctx context.Context, cfg Config, out io.Writer, measure func(*run, context.Context) error) (*Report, error) {
+	r := &run{cfg: cfg, p: printer{out}, report: &Report{At: time.Now().UTC().Truncate(time.Second), Version: cfg.Version, Quick: cfg.Quick}}
+	r.report.Settings.Clients, r.report.Settings.Rounds, r.report.Settings.SliceSeconds = cfg.Clients, cfg.Rounds, cfg.For.Seconds()
+	r.p.headf("Starting Postgres, NATS, servers, relays and participants")
+	m, err := boot(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	r.machine = m
+	err = measure(r, ctx)
+	if err != nil {
+		err = errors.Join(err, m.check()) // whoever has died says why
+	}
+	if r.limit != nil {
+		r.limit.close()
+	}
+	r.report.TookS = round(time.Since(r.report.At).Seconds())
+	return r.report, errors.Join(err, m.close())
+}
+
+// run is one run.
+type run struct {
+	cfg    Config
+	p      printer
+	report *Report
+	*machine
+	limit *limit
+	main  *system // what most parts measure
+}
+
+// request places an order of three steps that succeeds.
+func (r *run) request() request { return orderOf("bench-"+skuDigits, "confirmed") }
+
+// all measures one part after the other.
+func (r *run) all(ctx context.Context) (err error) {
+	kind := "echo"
+	if !r.cfg.Echo {
+		kind = "shop"
+	}
+	if r.main, err = r.startSystem(ctx, "skald", kind, "", orderServices); err != nil {
+		return err
+	}
+	if r.limit, err = r.newLimit(ctx); err != nil {
+		return err
+	}
+	if err := r.settings(ctx, r.report); err != nil {
+		return err
+	}
+	r.report.Settings.Participants = map[string]string{"echo": "they only answer", "shop": "the shop, which keeps books"}[kind]
+	r.p.settings(r.report)
+	parts := []func(context.Context) error{r.saturation, r.latency, r.idle}
+	if r.cfg.Echo {
+		parts = append(parts, r.failing) // the shop has no order whose third step fails
+	}
+	if r.cfg.Echo && r.cfg.Shop {
+		parts = append(parts, r.shop)
+	}
+	if !r.cfg.Quick {
+		parts = append(parts, r.snapshot, r.loaded)
+	}
+	for _, part := range parts {
+		if err := part(ctx); err != nil {
 			return err
 		}
 	}
-	if !cfg.Echo {
-		return nil
-	}
-	p.headf("With participants that only answer")
-	return withSystem(ctx, cfg, func(s *system) error {
-		stop, err := s.echo(ctx)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		return s.all(ctx, cfg, p)
-	}, "--no-participants")
-}
-
-// withSystem starts a system for measure, and stops it.
-func withSystem(ctx context.Context, cfg Config, measure func(*system) error, flags ...string) error {
-	s, err := start(ctx, cfg.Server, flags...)
-	if err != nil {
-		return err
-	}
-	return errors.Join(measure(s), s.stop())
-}
-
-func (s *system) all(ctx context.Context, cfg Config, p printer) error {
-	commit, err := s.sequentialCommits(ctx, 400)
-	if err != nil {
-		return err
-	}
-	p.line("one durable commit after another, median", ms(commit))
-
-	p.headf("Latency at %d orders a second, for %s", cfg.Rate, cfg.For)
-	if _, _, err := s.atRate(ctx, cfg.Rate, 3*time.Second); err != nil { // connections open, plans are made
-		return err
-	}
-	lat, failed, err := s.atRate(ctx, cfg.Rate, cfg.For)
-	if err != nil {
-		return err
-	}
-	p.line("p50", ms(lat.quantile(0.50)))
-	p.line("p99", ms(lat.quantile(0.99)))
-	p.line(fmt.Sprintf("p50, in times of the %d commits in a row that it needs", commitsInARow), fmt.Sprintf("%.2f", float64(lat.quantile(0.5))/float64(commitsInARow*commit)))
-	p.line("orders that failed", failed)
-
-	if err := s.saturation(ctx, cfg, p, commit); err != nil {
-		return err
-	}
-	return s.idle(ctx, cfg.IdleFor, p)
-}
-
-// saturation keeps clients busy: each places an order and waits for its end.
-func (s *system) saturation(ctx context.Context, cfg Config, p printer, commit time.Duration) error {
-	p.headf("Saturation: %d clients, each with one order at a time, for %s", cfg.Clients, cfg.For)
-	warm, cancel := context.WithTimeout(ctx, cfg.For/4)
-	s.closedLoop(warm, cfg.Clients)
-	cancel()
-	before, err := s.measure(ctx)
-	if err != nil {
-		return err
-	}
-	loaded, cancel := context.WithTimeout(ctx, cfg.For)
-	lat, failed := s.closedLoop(loaded, cfg.Clients)
-	cancel()
-	after, err := s.measure(ctx)
-	if err != nil {
-		return err
-	}
-	n := float64(after.completed - before.completed)
-	took := after.at.Sub(before.at)
-	perSecond := n / took.Seconds()
-	p.line("completed sagas a second", fmt.Sprintf("%.0f", perSecond))
-	p.line("in sagas per durable commit of one connection", fmt.Sprintf("%.2f", perSecond*commit.Seconds()))
-	p.line("p50", ms(lat.quantile(0.50)))
-	p.line("p99", ms(lat.quantile(0.99)))
-	p.line("orders that failed", failed)
-	p.line("processor time per saga: Skald, NATS and participants", ms(time.Duration(float64(after.cpu-before.cpu)/n)))
-	p.line("processor time per saga: Postgres", ms(time.Duration(float64(after.postgresCPU-before.postgresCPU)/n)))
-	p.line("WAL per saga, with the participants' own", fmt.Sprintf("%.1f kB", float64(after.wal-before.wal)/n/1000))
-	p.line("memory of Skald, NATS and participants", fmt.Sprintf("%.0f MB", float64(after.rss)/1e6))
 	return nil
 }
 
-// idle measures what Skald costs when nothing happens.
-func (s *system) idle(ctx context.Context, d time.Duration, p printer) error {
-	p.headf("Idle, for %s", d)
-	// Postgres counts what a connection did when that has been idle for 10 s.
-	if err := wait(ctx, 15*time.Second); err != nil {
+// saturation keeps clients busy, in turns with the limit program.
+func (r *run) saturation(ctx context.Context) error {
+	r.p.headf("Saturation: %d clients, each with one order at a time; and the limit program, in turns", r.cfg.Clients)
+	if err := r.warmUp(ctx, r.main); err != nil {
 		return err
 	}
-	before, err := s.measure(ctx)
+	a, skald, limit, err := r.against(ctx, r.request(), succeeding)
 	if err != nil {
 		return err
+	}
+	r.report.Saturated = a
+	c := &Cost{
+		Statements: round(skald.each(skald.statements)), Transactions: round(skald.each(skald.transactions)),
+		WALBytes: round(skald.each(skald.wal)), LimitWALBytes: round(limit.each(limit.wal)),
+		CPU: a.CPU, LimitCPU: limit.cpuPerSaga(),
+	}
+	c.WALRatio = round(quotient(c.WALBytes, c.LimitWALBytes))
+	r.report.Cost = c
+	r.p.cpu("processor time per saga", c.CPU)
+	r.p.cpu("processor time per saga of the limit program", c.LimitCPU)
+	r.p.linef("statements, transactions per saga", "%.3g, %.3g", c.Statements, c.Transactions)
+	r.p.linef("WAL per saga; of the limit program; ratio", "%.0f bytes, %.0f bytes, %.2f", c.WALBytes, c.LimitWALBytes, c.WALRatio)
+	m := &Memory{Server: round(skald.peak[roleServer]), Relay: round(skald.peak[roleRelay]),
+		Participants: round(skald.peak[roleParticipants]), NATS: round(skald.peak[roleNATS])}
+	r.report.Memory = m
+	r.p.linef("most memory of server, relay, participants, NATS", "%.0f, %.0f, %.0f, %.0f MB", m.Server, m.Relay, m.Participants, m.NATS)
+	return nil
+}
+
+// failing is the same with orders whose third step fails, so that two steps
+// are compensated.
+func (r *run) failing(ctx context.Context) error {
+	r.p.headf("Failing: the third step fails, two are compensated")
+	a, _, _, err := r.against(ctx, orderOf(refusedSKU, "cancelled"), failing)
+	r.report.Failing = a
+	return err
+}
+
+// against measures the main system and the limit program in turns.
+func (r *run) against(ctx context.Context, req request, sh shape) (a *Against, skald, limit slice, err error) {
+	a = &Against{}
+	err = r.turns(ctx, "Skald", "the limit program", &a.Rounds, &skald, &limit,
+		func(ctx context.Context) (slice, error) { return r.slice(ctx, r.main, req, r.cfg.Clients) },
+		func(ctx context.Context) (slice, error) {
+			return r.limitSlice(ctx, r.limit, sh, limitBatch, r.warm(), r.cfg.For)
+		})
+	if err != nil {
+		return nil, skald, limit, err
+	}
+	a.SagasPerSecond, a.LimitPerSecond = round(skald.perSecond()), round(limit.perSecond())
+	a.Ratio = round(quotient(skald.perSecond(), limit.perSecond()))
+	a.CPU, a.Latency = skald.cpuPerSaga(), latencyOf(skald.times, 0)
+	r.p.linef("completed sagas a second; limit; ratio", "%.0f, %.0f, %.3f", a.SagasPerSecond, a.LimitPerSecond, a.Ratio)
+	r.p.latency(a.Latency)
+	return a, skald, limit, nil
+}
+
+// turns measures two in turns, A B A B, so that a machine that gets slower or
+// faster does so for both.
+func (r *run) turns(ctx context.Context, nameA, nameB string, rounds *[][2]float64, a, b *slice,
+	measureA, measureB func(context.Context) (slice, error),
+) error {
+	for i := range r.cfg.Rounds {
+		one, err := measureA(ctx)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", nameA, err)
+		}
+		other, err := measureB(ctx)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", nameB, err)
+		}
+		a.add(one)
+		b.add(other)
+		*rounds = append(*rounds, [2]float64{round(one.perSecond()), round(other.perSecond())})
+		r.p.linef(fmt.Sprintf("turn %d of %d", i+1, r.cfg.Rounds), "%s %.0f, %s %.0f sagas a second", nameA, one.perSecond(), nameB, other.perSecond())
+	}
+	return nil
+}
+
+// warm is how long a load runs before it is measured.
+func (r *run) warm() time.Duration { return min(max(r.cfg.For/4, 100*time.Millisecond), 3*time.Second) }
+
+// warmUp makes connections, plans and code ready before the first measurement.
+func (r *run) warmUp(ctx context.Context, s *system) error {
+	_, err := r.slice(ctx, s, r.request(), r.cfg.Clients)
+	return err
+}
+
+// slice loads a system for a while, and measures it under that load.
+func (r *run) slice(ctx context.Context, s *system, req request, clients int) (out slice, err error) {
+	if err := r.settle(ctx); err != nil {
+		return out, err
+	}
+	l, err := startLoad(s.addrs, clients, req, &s.number)
+	if err != nil {
+		return out, err
+	}
+	defer func() {
+		times, stopErr := l.stop()
+		out.times = times
+		err = errors.Join(err, stopErr)
+	}()
+	return r.window(ctx, &l.done, r.warm(), r.cfg.For, &l.counting, func() (meter, error) { return s.read(ctx) })
+}
+
+// settle writes out what earlier loads have left to do, so that it is not done
+// under the next.
+func (m *machine) settle(ctx context.Context) error {
+	if _, err := m.admin.Exec(ctx, `CHECKPOINT`); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	return nil
+}
+
+// window reads the counters when a load has warmed up, and again later. The
+// load goes on at both moments.
+func (m *machine) window(ctx context.Context, done *atomic.Int64, warm, d time.Duration, counting *atomic.Bool, read func() (meter, error)) (slice, error) {
+	if err := wait(ctx, warm); err != nil {
+		return slice{}, err
+	}
+	before, err := read()
+	if err != nil {
+		return slice{}, err
+	}
+	began := done.Load()
+	if counting != nil {
+		counting.Store(true)
 	}
 	if err := wait(ctx, d); err != nil {
-		return err
+		return slice{}, err
 	}
-	after, err := s.measure(ctx)
+	if counting != nil {
+		counting.Store(false)
+	}
+	after, err := read()
 	if err != nil {
-		return err
+		return slice{}, err
 	}
-	took := after.at.Sub(before.at).Seconds()
-	p.line("queries a second, by Skald", fmt.Sprintf("%.1f", float64(after.queries-before.queries)/took))
-	p.line("of one core: Skald, NATS and participants", fmt.Sprintf("%.1f %%", 100*(after.cpu-before.cpu).Seconds()/took))
-	p.line("of one core: Postgres", fmt.Sprintf("%.1f %%", 100*(after.postgresCPU-before.postgresCPU).Seconds()/took))
-	return nil
+	return between(before, after, done.Load()-began), nil
 }
-
-// sequentialCommits is the median time of a one-row commit on one connection.
-func (s *system) sequentialCommits(ctx context.Context, n int) (time.Duration, error) {
-	conn, err := pgx.Connect(ctx, s.Shop)
-	if err != nil {
-		return 0, fmt.Errorf("measure commits: %w", err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, `CREATE TABLE IF NOT EXISTS bench_commit (id bigint GENERATED ALWAYS AS IDENTITY)`); err != nil {
-		return 0, fmt.Errorf("measure commits: %w", err)
-	}
-	var l latencies
-	for range n {
-		began := time.Now()
-		if _, err := conn.Exec(ctx, `INSERT INTO bench_commit DEFAULT VALUES`); err != nil {
-			return 0, fmt.Errorf("measure commits: %w", err)
-		}
-		l.add(time.Since(began))
-	}
-	return l.quantile(0.5), nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-type printer struct{ out io.Writer }
-
-func (p printer) headf(format string, args ...any) {
-	_, _ = fmt.Fprintf(p.out, "\n"+format+"\n", args...)
-}
-
-func (p printer) line(what string, value any) { _, _ = fmt.Fprintf(p.out, "  %-64s %v\n", what, value) }
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }

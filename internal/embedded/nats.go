@@ -74,6 +74,15 @@ func (n *NATS) URL() string {
 	return "nats://" + net.JoinHostPort(n.host, strconv.Itoa(n.port))
 }
 
+// Sync says when the server puts on disk what it has acknowledged.
+func (n *NATS) Sync() string {
+	cfg := n.server.JetStreamConfig()
+	if cfg.SyncAlways {
+		return "always"
+	}
+	return "every " + cfg.SyncInterval.String()
+}
+
 // Halt stops the server and keeps its streams; Start brings it back.
 func (n *NATS) Halt() {
 	n.server.Shutdown()
