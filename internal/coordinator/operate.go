@@ -55,6 +55,17 @@ func (c *Coordinator) Abandon(ctx context.Context, id uuid.UUID, op Operation) (
 	return c.operate(ctx, id, "abandon", op, "", saga.Abandon{Reason: op.Reason, Actor: op.Actor})
 }
 
+// Pause stops a saga from issuing commands until [Coordinator.Resume]. Asking
+// again is not an error.
+func (c *Coordinator) Pause(ctx context.Context, id uuid.UUID, op Operation) (Saga, error) {
+	return c.operate(ctx, id, "pause", op, "", saga.Pause{Reason: op.Reason, Actor: op.Actor})
+}
+
+// Resume ends a pause. To resume what is not paused is not an error.
+func (c *Coordinator) Resume(ctx context.Context, id uuid.UUID, op Operation) (Saga, error) {
+	return c.operate(ctx, id, "resume", op, "", saga.Resume{Reason: op.Reason, Actor: op.Actor})
+}
+
 // operate gives an operator's request to a saga. A step that it names must be
 // one of the saga's.
 func (c *Coordinator) operate(ctx context.Context, id uuid.UUID, action string, op Operation, step string, ev saga.Event) (Saga, error) {

@@ -64,7 +64,8 @@ type Saga struct {
 	Error             *Failure // why it turned back, or why it is stuck
 	CancelRequested   bool
 	Overdue           bool
-	StaleReplies      int // replies that changed nothing
+	PausedAt          *time.Time // nil: it is not paused
+	StaleReplies      int        // replies that changed nothing
 	CreatedAt         time.Time
 	UpdatedAt         time.Time
 	EndedAt           *time.Time
@@ -121,7 +122,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	}
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
-		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: stale,
+		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale,
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
 	}
 	if len(def.Steps) > 0 {

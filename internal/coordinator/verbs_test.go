@@ -187,6 +187,71 @@ func TestAbandonEndsASagaForEverybody(t *testing.T) {
 	f.verifyHistory()
 }
 
+// P2: while a saga is paused its timers find nothing to do, and go; when it is
+// resumed, what it waits for is timed again.
+func TestAPausedSagaWaitsForNoTime(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s := f.start()
+	first := f.only()
+	f.published()
+	got := f.do(f.c.Pause(t.Context(), s.ID, ada))
+	if got.PausedAt == nil || got.Status != saga.Running {
+		t.Fatalf("paused: %+v", got)
+	}
+	f.clock.advance(2 * time.Hour) // beyond the step's timeout and the saga's deadline
+	f.awaitNoTimers()
+	if n := f.count(`SELECT count(*) FROM saga_timer`); n != 0 {
+		t.Errorf("%d timers are left", n)
+	}
+	if got := f.get(s.ID); got.Version != 2 || len(f.commands()) != 0 {
+		t.Fatalf("while it was paused the saga moved to version %d", got.Version)
+	}
+	got = f.do(f.c.Resume(t.Context(), s.ID, ada))
+	if got.PausedAt != nil || len(f.commands()) != 0 {
+		t.Fatalf("resumed: %+v", got)
+	}
+	again := f.await(11 * time.Second)
+	if again.EffectID != first.EffectID || again.Attempt != 2 {
+		t.Errorf("after the pause came %+v", again)
+	}
+	f.answer(again, wire.Succeeded)
+	f.answer(f.only(), wire.Succeeded)
+	f.answer(f.only(), wire.Succeeded)
+	if got := f.get(s.ID); got.Status != saga.Completed || got.Overdue {
+		t.Errorf("the saga is %s, overdue %v", got.Status, got.Overdue)
+	}
+	f.wantSaid(s.ID, saga.Paused)
+	f.wantSaid(s.ID, saga.Resumed)
+	f.verifyHistory()
+}
+
+// on_deadline: suspend tells whoever listens for what needs a person.
+func TestADeadlineThatSuspendsIsTold(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	def, err := saga.Parse([]byte(strings.Replace(threeSteps, "name: order\ndeadline: 1h", "name: slow\ndeadline: 5s\non_deadline: suspend", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.c.Register(t.Context(), def); err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.c.Start(t.Context(), coordinator.StartRequest{Definition: "slow", Input: json.RawMessage(`{}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.published()
+	f.clock.advance(6 * time.Second)
+	testkit.Eventually(t, "the saga is suspended", 30*time.Second, func() (bool, string) {
+		got := f.get(s.Saga.ID)
+		return got.PausedAt != nil && got.Overdue && got.Status == saga.Running, ""
+	})
+	f.wantEnd("suspended")
+	f.do(f.c.Resume(t.Context(), s.Saga.ID, ada))
+	f.verifyHistory()
+}
+
 func TestVerbsAreRefusedWithWhatIsAllowed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -196,7 +261,7 @@ func TestVerbsAreRefusedWithWhatIsAllowed(t *testing.T) {
 		saga.IllegalNotStuck:       second(f.c.Resolve(t.Context(), s.ID, ada, coordinator.Resolution{Step: "charge", Phase: saga.Action, Outcome: saga.ResolveSkipped})),
 	} {
 		var illegal *coordinator.IllegalError
-		if !errors.As(err, &illegal) || illegal.Code != code || !slices.Equal(illegal.Allowed, []string{"cancel", "abandon"}) {
+		if !errors.As(err, &illegal) || illegal.Code != code || !slices.Equal(illegal.Allowed, []string{"cancel", "pause", "abandon"}) {
 			t.Errorf("want %s: %v, %+v", code, err, illegal)
 		}
 	}

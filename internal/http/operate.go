@@ -85,6 +85,25 @@ func (s *server) ResolveSagaStep(ctx context.Context, req api.ResolveSagaStepReq
 	})
 }
 
+func (s *server) PauseSaga(ctx context.Context, req api.PauseSagaRequestObject) (api.PauseSagaResponseObject, error) {
+	return s.operateSaga(ctx, req.Id, req.Params.IfMatch, reasonOf(req.Body), func(ctx context.Context, op coordinator.Operation) (coordinator.Saga, error) {
+		return s.Sagas.Pause(ctx, req.Id, op)
+	})
+}
+
+func (s *server) ResumeSaga(ctx context.Context, req api.ResumeSagaRequestObject) (api.ResumeSagaResponseObject, error) {
+	return s.operateSaga(ctx, req.Id, req.Params.IfMatch, reasonOf(req.Body), func(ctx context.Context, op coordinator.Operation) (coordinator.Saga, error) {
+		return s.Sagas.Resume(ctx, req.Id, op)
+	})
+}
+
+func reasonOf(body *api.ReasonRequest) *string {
+	if body == nil {
+		return nil
+	}
+	return body.Reason
+}
+
 func (s *server) AbandonSaga(ctx context.Context, req api.AbandonSagaRequestObject) (api.AbandonSagaResponseObject, error) {
 	return s.operateSaga(ctx, req.Id, req.Params.IfMatch, &req.Body.Reason, func(ctx context.Context, op coordinator.Operation) (coordinator.Saga, error) {
 		return s.Sagas.Abandon(ctx, req.Id, op)
@@ -94,4 +113,6 @@ func (s *server) AbandonSaga(ctx context.Context, req api.AbandonSagaRequestObje
 func (a resource) VisitCancelSagaResponse(w stdhttp.ResponseWriter) error      { return a.write(w) }
 func (a resource) VisitRetrySagaResponse(w stdhttp.ResponseWriter) error       { return a.write(w) }
 func (a resource) VisitResolveSagaStepResponse(w stdhttp.ResponseWriter) error { return a.write(w) }
+func (a resource) VisitPauseSagaResponse(w stdhttp.ResponseWriter) error       { return a.write(w) }
+func (a resource) VisitResumeSagaResponse(w stdhttp.ResponseWriter) error      { return a.write(w) }
 func (a resource) VisitAbandonSagaResponse(w stdhttp.ResponseWriter) error     { return a.write(w) }

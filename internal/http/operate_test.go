@@ -84,9 +84,9 @@ func TestRetrySendsTheNextAttemptAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	id := s.place().Id
-	s.refused(id, "retry", `{}`, api.ProblemCodeNothingToRetry, "cancel", "abandon")
+	s.refused(id, "retry", `{}`, api.ProblemCodeNothingToRetry, "cancel", "pause", "abandon")
 	s.reply(id, "reserve-stock", wire.Action, wire.Retry, `{}`)
-	s.refused(id, "retry", `{"step": "reserve-stock", "payload": null}`, api.ProblemCodePayloadAlreadySent, "cancel", "retry", "abandon")
+	s.refused(id, "retry", `{"step": "reserve-stock", "payload": null}`, api.ProblemCodePayloadAlreadySent, "cancel", "retry", "pause", "abandon")
 	v := s.verb(id, "retry", `{"reason": "the warehouse is back", "step": "reserve-stock"}`)
 	if st := v.Steps[0]; st.Attempt != 2 || st.Status != api.StepStatusRunning {
 		t.Errorf("the step is %+v", st)
@@ -101,7 +101,7 @@ func TestResolveTakesAnOperatorsWord(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	id := s.place().Id
-	s.refused(id, "steps/update-inventory/resolve", `{"phase": "action", "outcome": "skipped", "reason": "r"}`, api.ProblemCodeStepNotStuck, "cancel", "abandon")
+	s.refused(id, "steps/update-inventory/resolve", `{"phase": "action", "outcome": "skipped", "reason": "r"}`, api.ProblemCodeStepNotStuck, "cancel", "pause", "abandon")
 	v := s.stick(id)
 	st := v.Steps[2]
 	if st.StuckPhase == nil || *st.StuckPhase != "action" || st.Resolutions == nil || !slices.Equal(*st.Resolutions, []string{"succeeded", "failed", "skipped"}) {
@@ -170,13 +170,36 @@ func TestAbandonEndsASaga(t *testing.T) {
 	s.refused(done, "abandon", `{"reason": "r"}`, api.ProblemCodeSagaAlreadyTerminal)
 }
 
+func TestPauseHoldsASagaUntilResume(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	id := s.place().Id
+	for range 2 { // pausing a paused saga changes nothing
+		if v := s.verb(id, "pause", `{"reason": "stocktaking"}`); !v.Paused || v.PausedAt == nil || v.Version != 2 || v.Status != api.SagaStatusRunning {
+			t.Errorf("paused: %+v", v)
+		}
+	}
+	s.refused(id, "retry", ``, api.ProblemCodeSagaPaused, "cancel", "resume", "abandon")
+	s.reply(id, "reserve-stock", wire.Action, wire.Succeeded, `{"id": "r-1"}`)
+	if v := s.saga(id); v.Steps[0].Status != api.StepStatusSucceeded || v.Steps[1].Status != api.StepStatusPending {
+		t.Errorf("after a reply: %+v", v.Steps)
+	}
+	for range 2 {
+		if v := s.verb(id, "resume", `{"reason": "counted"}`); v.Paused || v.PausedAt != nil || v.Version != 4 || v.Steps[1].Status != api.StepStatusRunning {
+			t.Errorf("resumed: %+v", v)
+		}
+	}
+	s.wantSaid(id, "paused", "stocktaking")
+	s.wantSaid(id, "resumed", "counted")
+}
+
 // Every verb acts on the version that the operator has seen, or not at all.
 func TestIfMatchGuardsEveryVerb(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	id := s.place().Id
 	for action, body := range map[string]string{
-		"cancel": `{}`, "retry": `{}`, "abandon": `{"reason": "r"}`, "steps/update-inventory/resolve": `{"phase": "action", "outcome": "skipped", "reason": "r"}`,
+		"cancel": `{}`, "retry": `{}`, "pause": ``, "resume": `{}`, "abandon": `{"reason": "r"}`, "steps/update-inventory/resolve": `{"phase": "action", "outcome": "skipped", "reason": "r"}`,
 	} {
 		if p := decode[api.Problem](t, s.do("POST", "/v1/sagas/"+id.String()+"/"+action, body, "If-Match", `"7"`), stdhttp.StatusPreconditionFailed); p.Code != api.ProblemCodePreconditionFailed {
 			t.Errorf("%s: %+v", action, p)

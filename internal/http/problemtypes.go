@@ -58,6 +58,10 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The step was sent with another payload",
 		description: "All attempts of an effect carry the same payload, because the participant may have acted on the first. A payload can be given only for a step that could not be sent, and only together with its name. Nothing was changed.",
 	},
+	api.ProblemCodeSagaPaused: {
+		status: stdhttp.StatusConflict, title: "The saga is paused",
+		description: "A paused saga issues no command. Resume it first. Nothing was changed; allowed lists what is possible now.",
+	},
 	api.ProblemCodeStepNotStuck: {
 		status: stdhttp.StatusConflict, title: "The step is not stuck",
 		description: "Only a stuck operation can be resolved: until then its participant may answer. The step may also be stuck in its other phase; stuck_phase of the step says which. Nothing was changed; allowed lists what is possible now.",

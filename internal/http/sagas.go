@@ -128,7 +128,7 @@ func sagaView(s coordinator.Saga) api.Saga {
 	v := api.Saga{
 		Id: s.ID, Definition: s.Definition, DefinitionVersion: int32(s.DefinitionVersion), Version: s.Version,
 		Status: api.SagaStatus(s.Status), Input: s.Input, Steps: make([]api.Step, len(s.Steps)), Error: failureView(s.Error),
-		CancelRequested: s.CancelRequested, Overdue: s.Overdue, StaleReplies: int32(s.StaleReplies),
+		CancelRequested: s.CancelRequested, Overdue: s.Overdue, Paused: s.PausedAt != nil, PausedAt: s.PausedAt, StaleReplies: int32(s.StaleReplies),
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, EndedAt: s.EndedAt, Actions: append([]string{}, s.Actions...),
 		Links: links(sagasPath, s),
 	}

@@ -34,6 +34,7 @@ var moments = map[string]func(*service, uuid.UUID){
 	"retrySaga": func(s *service, id uuid.UUID) {
 		s.reply(id, "reserve-stock", wire.Action, wire.Retry, `{}`)
 	},
+	"resumeSaga":      func(s *service, id uuid.UUID) { s.verb(id, "pause", `{}`) },
 	"resolveSagaStep": func(s *service, id uuid.UUID) { s.stick(id) },
 }
 

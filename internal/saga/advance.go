@@ -43,6 +43,10 @@ func Advance(def *Definition, s State, ev Event, now time.Time) (Decision, error
 		ignored, illegal = m.resolve(ev)
 	case Abandon:
 		ignored, illegal = m.abandon(ev)
+	case Pause:
+		ignored, illegal = m.pause(ev)
+	case Resume:
+		ignored, illegal = m.resume(ev)
 	default:
 		return Decision{}, fmt.Errorf("saga %s: unknown event %T", s.ID, ev)
 	}

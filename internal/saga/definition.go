@@ -21,11 +21,12 @@ const (
 // Definition is one immutable version of a kind of saga. Get one from [Parse];
 // it is safe for concurrent use. Name, Version and Digest identify it.
 type Definition struct {
-	Name     string
-	Version  int // given by whoever stores it, from 1
-	Deadline time.Duration
-	Events   Events // which facts of its sagas are published
-	Steps    []Step // in dependency order
+	Name       string
+	Version    int // given by whoever stores it, from 1
+	Deadline   time.Duration
+	OnDeadline OnDeadline
+	Events     Events // which facts of its sagas are published
+	Steps      []Step // in dependency order
 
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source
@@ -33,13 +34,22 @@ type Definition struct {
 	pivot int // index of the pivot; -1: none
 }
 
+// OnDeadline says what becomes of a saga whose deadline passes before the pivot.
+type OnDeadline string
+
+// What a deadline does.
+const (
+	DeadlineCompensates OnDeadline = "compensate"
+	DeadlineSuspends    OnDeadline = "suspend" // paused, until an operator decides
+)
+
 // Events says which facts of a saga's history are published as messages.
 type Events string
 
 // How much of its sagas' lives a definition publishes.
 const (
 	EventsNone     Events = "none"
-	EventsTerminal Events = "terminal" // the end, and that a saga is stuck: what somebody must know
+	EventsTerminal Events = "terminal" // the end, and that a saga is stuck or suspended: what somebody must know
 	EventsAll      Events = "all"
 )
 
@@ -47,7 +57,7 @@ const (
 func (e Events) Has(t EntryType) bool {
 	switch e {
 	case EventsTerminal:
-		return t == EndedCompleted || t == EndedCompensated || t == EndedAbandoned || t == BecameStuck
+		return t == EndedCompleted || t == EndedCompensated || t == EndedAbandoned || t == BecameStuck || t == Suspended
 	case EventsAll:
 		return true
 	}

@@ -19,7 +19,7 @@ const (
 )
 
 // Event is what may happen to a saga: a [Reply], a [Tick], or an operator's
-// request: [Cancel], [TryNow], [Resolve] or [Abandon].
+// request: [Cancel], [TryNow], [Resolve], [Abandon], [Pause] or [Resume].
 type Event interface{ event() }
 
 // Reply is a participant's answer. Any reply to any command ever sent may come
@@ -85,9 +85,18 @@ const (
 // Abandon ends the saga as it stands. What is in flight is given up.
 type Abandon struct{ Reason, Actor string }
 
+// Pause asks that no command be issued until [Resume]. Replies still count, and
+// time does not: neither step timeouts nor the saga's deadline run.
+type Pause struct{ Reason, Actor string }
+
+// Resume ends a pause.
+type Resume struct{ Reason, Actor string }
+
 func (Reply) event()   {}
 func (Tick) event()    {}
 func (Cancel) event()  {}
 func (TryNow) event()  {}
 func (Resolve) event() {}
 func (Abandon) event() {}
+func (Pause) event()   {}
+func (Resume) event()  {}

@@ -169,7 +169,7 @@ func storedEntries(t rapid.TB, entries []saga.Entry, at time.Time) []saga.Entry 
 func (l *life) checkWake() {
 	l.t.Helper()
 	open := l.state.Status == saga.Running || l.state.Status == saga.Compensating
-	if open && l.state.WakeAt().IsZero() {
+	if open && !l.state.Paused() && l.state.WakeAt().IsZero() {
 		l.t.Fatalf("the saga is %s and nothing will ever wake it: %+v", l.state.Status, l.state)
 	}
 	if l.state.Status.Ended() && !l.state.WakeAt().IsZero() {

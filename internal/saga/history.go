@@ -29,6 +29,9 @@ const (
 	StepResolved     EntryType = "step-resolved"   // by an operator; what follows from it comes next
 	DeadlinePassed   EntryType = "deadline-passed" // while the pivot was in flight
 	BecameOverdue    EntryType = "overdue"
+	Paused           EntryType = "paused"
+	Suspended        EntryType = "suspended" // paused by its deadline
+	Resumed          EntryType = "resumed"
 	BecameStuck      EntryType = "stuck"
 	NoLongerStuck    EntryType = "unstuck"
 	EndedCompleted   EntryType = "completed"
@@ -87,6 +90,12 @@ func (s *State) apply(e Entry, steps int) {
 		s.CancelRequested, s.DeadlineAt = true, time.Time{}
 	case BecameOverdue:
 		s.Overdue, s.DeadlineAt = true, time.Time{}
+	case Paused:
+		s.PausedAt = e.At
+	case Suspended:
+		s.PausedAt, s.Overdue, s.DeadlineAt = e.At, true, time.Time{}
+	case Resumed:
+		s.resume(e.At)
 	case BecameStuck:
 		s.Status = Stuck
 	case NoLongerStuck:
@@ -95,11 +104,30 @@ func (s *State) apply(e Entry, steps int) {
 			s.Status = Compensating
 		}
 	case EndedCompleted:
-		s.Status, s.DeadlineAt = Completed, time.Time{}
+		s.end(Completed)
 	case EndedCompensated:
-		s.Status, s.DeadlineAt = Compensated, time.Time{}
+		s.end(Compensated)
 	case EndedAbandoned:
-		s.Status, s.DeadlineAt = Abandoned, time.Time{}
+		s.end(Abandoned)
+	}
+}
+
+func (s *State) end(status Status) {
+	s.Status, s.DeadlineAt, s.PausedAt = status, time.Time{}, time.Time{}
+}
+
+// resume shifts what is awaited by the length of the pause: the deadline, and
+// what is in flight. What waited for its next attempt need not wait longer.
+func (s *State) resume(at time.Time) {
+	pause := at.Sub(s.PausedAt)
+	s.PausedAt = time.Time{}
+	if !s.DeadlineAt.IsZero() {
+		s.DeadlineAt = s.DeadlineAt.Add(pause)
+	}
+	for i := range s.Steps {
+		if st := &s.Steps[i]; !st.DueAt.IsZero() && !st.Waiting {
+			st.DueAt = st.DueAt.Add(pause)
+		}
 	}
 }
 

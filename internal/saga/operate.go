@@ -12,7 +12,7 @@ func Allowed(def *Definition, s State) []string {
 	if s.Status.Ended() {
 		return nil
 	}
-	actions := make([]string, 0, 4)
+	actions := make([]string, 0, 5)
 	if s.Cause == nil && !pivotPassed(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {
 		actions = append(actions, "cancel")
 	}
@@ -27,7 +27,10 @@ func Allowed(def *Definition, s State) []string {
 	if resolve {
 		actions = append(actions, "resolve")
 	}
-	return append(actions, "abandon")
+	if s.Paused() {
+		return append(actions, "resume", "abandon")
+	}
+	return append(actions, "pause", "abandon")
 }
 
 // Resolutions lists what an operator may say of step i now; nothing if it is
@@ -52,6 +55,8 @@ func Resolutions(def *Definition, s State, i int) []Resolution {
 func canTry(def *Definition, s State, i int) bool {
 	st := s.Steps[i]
 	switch {
+	case s.Paused():
+		return false
 	case st.Waiting:
 		return true
 	case st.Status != StepStuck || (st.disputed() && def.Steps[i].Kind == Pivot):
@@ -94,6 +99,8 @@ func (m *machine) tryNow(t TryNow) (illegal string) {
 	switch {
 	case m.state.Status.Ended():
 		return IllegalEnded
+	case m.state.Paused():
+		return IllegalPaused
 	case len(steps) == 0:
 		return IllegalNothingToRetry
 	case t.Payload != nil && (t.Step == "" || !m.state.Steps[steps[0]].IssuedAt.IsZero()):
@@ -243,4 +250,28 @@ func (m *machine) endUndone() {
 		return
 	}
 	m.record(Entry{Type: EndedAbandoned, Reason: "not undone: " + strings.Join(left, ", ")})
+}
+
+// pause stops the saga from issuing commands. Asking again is not an error.
+func (m *machine) pause(p Pause) (ignored, illegal string) {
+	switch {
+	case m.state.Status.Ended():
+		return "", IllegalEnded
+	case m.state.Paused():
+		return "the saga is paused already", ""
+	}
+	m.record(Entry{Type: Paused, Reason: p.Reason, Actor: p.Actor})
+	return "", ""
+}
+
+// resume lets it go on. A deadline that has suspended the saga is spent.
+func (m *machine) resume(r Resume) (ignored, illegal string) {
+	switch {
+	case m.state.Status.Ended():
+		return "", IllegalEnded
+	case !m.state.Paused():
+		return "the saga is not paused", ""
+	}
+	m.record(Entry{Type: Resumed, Reason: r.Reason, Actor: r.Actor})
+	return "", ""
 }

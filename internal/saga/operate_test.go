@@ -256,27 +256,27 @@ func TestAReplyThatContradictsAnOperatorMakesTheSagaStuck(t *testing.T) {
 		"it did not happen, before anything followed": {
 			resolved: saga.ResolveSucceeded, finish: func(*life) {}, says: saga.Failed,
 			stuck: "stuck: a=succeeded v=stuck r=running", possible: []saga.Resolution{saga.ResolveSucceeded, saga.ResolveSkipped},
-			allowed: []string{"resolve", "abandon"}, settle: saga.ResolveSkipped, ends: "running: a=succeeded v=skipped r=running",
+			allowed: []string{"resolve", "pause", "abandon"}, settle: saga.ResolveSkipped, ends: "running: a=succeeded v=skipped r=running",
 		},
 		"it did not happen, and the saga is completed": {
 			resolved: saga.ResolveSucceeded, finish: func(l *life) { l.act("r", saga.Succeeded) }, says: saga.Failed,
 			stuck: "stuck: a=succeeded v=stuck r=succeeded", possible: []saga.Resolution{saga.ResolveSucceeded, saga.ResolveSkipped},
-			allowed: []string{"resolve", "abandon"}, settle: saga.ResolveSucceeded, ends: "completed: a=succeeded v=succeeded r=succeeded",
+			allowed: []string{"resolve", "pause", "abandon"}, settle: saga.ResolveSucceeded, ends: "completed: a=succeeded v=succeeded r=succeeded",
 		},
 		"it did happen, and the saga is being undone": {
 			resolved: saga.ResolveFailed, finish: func(*life) {}, says: saga.Succeeded,
 			stuck: "stuck: a=compensating v=stuck r=pending", possible: []saga.Resolution{saga.ResolveFailed, saga.ResolveSkipped},
-			allowed: []string{"resolve", "abandon"}, settle: saga.ResolveFailed, ends: "compensating: a=compensating v=failed r=pending",
+			allowed: []string{"resolve", "pause", "abandon"}, settle: saga.ResolveFailed, ends: "compensating: a=compensating v=failed r=pending",
 		},
 		"it did happen, and the saga is undone": {
 			resolved: saga.ResolveFailed, finish: func(l *life) { l.undo("a", saga.Succeeded) }, says: saga.Succeeded,
 			stuck: "stuck: a=compensated v=stuck r=pending", possible: []saga.Resolution{saga.ResolveFailed, saga.ResolveSkipped},
-			allowed: []string{"resolve", "abandon"}, settle: saga.ResolveSkipped, ends: "abandoned: a=compensated v=skipped r=pending",
+			allowed: []string{"resolve", "pause", "abandon"}, settle: saga.ResolveSkipped, ends: "abandoned: a=compensated v=skipped r=pending",
 		},
 		"it did happen, and the saga was abandoned": {
 			resolved: saga.ResolveFailed, finish: func(l *life) { l.give(saga.Abandon{Actor: "ada"}) }, says: saga.Succeeded,
 			stuck: "stuck: a=stuck v=stuck r=pending", possible: []saga.Resolution{saga.ResolveFailed, saga.ResolveSkipped},
-			allowed: []string{"retry", "resolve", "abandon"}, settle: saga.ResolveFailed, ends: "stuck: a=stuck v=failed r=pending",
+			allowed: []string{"retry", "resolve", "pause", "abandon"}, settle: saga.ResolveFailed, ends: "stuck: a=stuck v=failed r=pending",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

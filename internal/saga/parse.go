@@ -32,10 +32,11 @@ var (
 
 // document is the file format, in YAML or JSON.
 type document struct {
-	Name     string         `yaml:"name" json:"name"`
-	Deadline duration       `yaml:"deadline" json:"deadline,omitzero"`
-	Events   Events         `yaml:"events" json:"events,omitempty"`
-	Steps    []documentStep `yaml:"steps" json:"steps"`
+	Name       string         `yaml:"name" json:"name"`
+	Deadline   duration       `yaml:"deadline" json:"deadline,omitzero"`
+	OnDeadline OnDeadline     `yaml:"on_deadline" json:"on_deadline,omitempty"`
+	Events     Events         `yaml:"events" json:"events,omitempty"`
+	Steps      []documentStep `yaml:"steps" json:"steps"`
 }
 
 type documentStep struct {
@@ -127,9 +128,17 @@ func wanted(goType string) string {
 
 func (doc document) definition() (*Definition, []error) {
 	var errs []error
-	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), Events: doc.Events}
+	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, Events: doc.Events}
 	if !validName(doc.Name) {
 		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
+	}
+	switch {
+	case d.OnDeadline == "":
+		d.OnDeadline = DeadlineCompensates
+	case d.OnDeadline != DeadlineCompensates && d.OnDeadline != DeadlineSuspends:
+		errs = append(errs, errors.New("on_deadline: must be compensate or suspend"))
+	case doc.Deadline == 0:
+		errs = append(errs, errors.New("on_deadline: needs a deadline"))
 	}
 	switch d.Events {
 	case "":

@@ -103,6 +103,8 @@ func (w *world) calm() {
 			break
 		}
 		switch {
+		case w.state.Paused():
+			w.give(saga.Resume{})
 		case w.deliverOne(healthy):
 		case !w.state.WakeAt().IsZero():
 			w.wake()
@@ -149,11 +151,15 @@ func TestASagaEndsWithAllOfItsEffectsOrNone(t *testing.T) {
 		}
 		for range rapid.IntRange(0, 60).Draw(t, "events") {
 			w.now = w.now.Add(randomPause(t, w.life))
-			switch what := rapid.IntRange(0, 20).Draw(t, "event"); {
+			switch what := rapid.IntRange(0, 22).Draw(t, "event"); {
 			case what == 0:
 				w.give(saga.Cancel{})
 			case what == 20:
 				w.give(saga.TryNow{})
+			case what == 21:
+				w.give(saga.Pause{})
+			case what == 22:
+				w.give(saga.Resume{})
 			case what < 6:
 				w.give(saga.Tick{Publication: draw(t, "publication", saga.Published, saga.Published, saga.Withheld, saga.JustPublished)})
 			case what < 9 && len(w.replies) > 0: // late, or again

@@ -43,6 +43,9 @@ func (m *machine) progress() {
 // reports whether all steps are through.
 func (m *machine) forward() (done bool) {
 	for i, step := range m.def.Steps {
+		if m.state.Paused() {
+			break
+		}
 		// What comes after a step that has become doubtful again waits too, however far behind.
 		if m.state.Steps[i].Status != StepPending || !m.allThrough(step.After) || !m.allThrough(step.ancestors) {
 			continue
@@ -92,7 +95,7 @@ func (m *machine) backward() (done bool) {
 			(step.Compensation != "" && (st.Status == StepSucceeded || st.Status == StepUnknown))
 		if left {
 			done = false
-			if !blocked[i] && (st.Status == StepSucceeded || st.Status == StepUnknown) {
+			if !blocked[i] && !m.state.Paused() && (st.Status == StepSucceeded || st.Status == StepUnknown) {
 				m.issue(i, Compensation, 1, 1)
 			}
 		}

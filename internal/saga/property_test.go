@@ -65,6 +65,9 @@ func randomSaga(t *rapid.T, errors bool) (def *saga.Definition, input string) {
 	doc := map[string]any{"name": "random", "steps": steps}
 	if deadline := draw(t, "deadline", "", "", "3s", "1m"); deadline != "" {
 		doc["deadline"] = deadline
+		if rapid.Bool().Draw(t, "suspend") {
+			doc["on_deadline"] = "suspend"
+		}
 	}
 	text, err := json.Marshal(doc)
 	if err != nil {
@@ -125,6 +128,9 @@ func (l *laws) checkCommand(c saga.Command) {
 	l.t.Helper()
 	i := l.def.Index(c.Step)
 	step := l.def.Steps[i]
+	if l.state.Paused() {
+		l.t.Fatalf("%s was sent although the saga is paused", c.Operation)
+	}
 	// P5: one effect id is one effect, whichever attempt carries it.
 	effect := fmt.Sprintf("%s/%s~%d", c.Step, c.Phase, c.Generation)
 	if first, known := l.effects[effect]; !known {
@@ -294,6 +300,10 @@ func randomRequest(t *rapid.T, l *life) saga.Event {
 	switch rapid.IntRange(0, 11).Draw(t, "request") {
 	case 0:
 		return saga.Abandon{Reason: "r", Actor: "a"}
+	case 4:
+		return saga.Pause{Reason: "r", Actor: "a"}
+	case 5, 6:
+		return saga.Resume{Reason: "r", Actor: "a"}
 	case 1, 2:
 		return saga.TryNow{Reason: "r", Actor: "a"}
 	case 3:
@@ -319,7 +329,7 @@ func (l *laws) checkAllowed() {
 	for _, verb := range []struct {
 		name string
 		ev   saga.Event
-	}{{"cancel", saga.Cancel{}}, {"retry", saga.TryNow{}}, {"resolve", nil}, {"abandon", saga.Abandon{}}} {
+	}{{"cancel", saga.Cancel{}}, {"retry", saga.TryNow{}}, {"resolve", nil}, {"pause", saga.Pause{}}, {"resume", saga.Resume{}}, {"abandon", saga.Abandon{}}} {
 		if verb.ev == nil && l.checkResolutions(taken) || verb.ev != nil && taken(verb.ev) {
 			want = append(want, verb.name)
 		}
@@ -355,6 +365,8 @@ func (l *laws) finish() {
 			return
 		}
 		switch {
+		case l.state.Paused():
+			l.give(saga.Resume{})
 		case l.answerOne():
 		case !l.state.WakeAt().IsZero():
 			l.wake()

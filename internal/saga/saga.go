@@ -80,7 +80,8 @@ type State struct {
 	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
 	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
 	CancelRequested bool        `json:"cancel,omitempty"`  // by somebody, or by the deadline, while the pivot was in flight
-	Overdue         bool        `json:"overdue,omitempty"` // the deadline passed after the point of no return
+	Overdue         bool        `json:"overdue,omitempty"` // the deadline passed after the point of no return, or suspended the saga
+	PausedAt        time.Time   `json:"paused,omitzero"`   // zero: it is not
 }
 
 // StepState is what is known of one step. Generation, Attempt, IssuedAt, DueAt
@@ -144,11 +145,18 @@ const (
 	IllegalPayload        = "payload-already-sent"
 	IllegalNotStuck       = "step-not-stuck"
 	IllegalOutcome        = "outcome-not-possible"
+	IllegalPaused         = "saga-paused"
 )
+
+// Paused reports whether no command is issued until somebody resumes the saga.
+func (s State) Paused() bool { return !s.PausedAt.IsZero() }
 
 // WakeAt is the earliest time at which s wants a [Tick]; zero if it waits for
 // nothing but replies and people.
 func (s State) WakeAt() time.Time {
+	if s.Paused() {
+		return time.Time{}
+	}
 	wake := s.DeadlineAt
 	for i := range s.Steps {
 		if due := s.Steps[i].DueAt; !due.IsZero() && (wake.IsZero() || due.Before(wake)) {

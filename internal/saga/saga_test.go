@@ -67,17 +67,20 @@ func TestAllowedActionsAreThoseThatWouldBeTaken(t *testing.T) {
 			t.Errorf("%s: -want +got\n%s", l.picture(), diff)
 		}
 	}
-	want("cancel", "abandon")
+	want("cancel", "pause", "abandon")
 	l.act("a", saga.Retry)
-	want("cancel", "retry", "abandon")
+	want("cancel", "retry", "pause", "abandon")
+	l.give(saga.Pause{})
+	want("cancel", "resume", "abandon")
+	l.give(saga.Resume{})
 	l.act("a", saga.Succeeded)
-	want("cancel", "abandon")
+	want("cancel", "pause", "abandon")
 	l.give(saga.Cancel{}) // recorded while the pivot is in flight
-	want("abandon")
+	want("pause", "abandon")
 	l.act("v", saga.Succeeded)
-	want("abandon")
+	want("pause", "abandon")
 	l.exhaust("r")
-	want("retry", "resolve", "abandon")
+	want("retry", "resolve", "pause", "abandon")
 	l.act("r", saga.Succeeded)
 	want()
 }

@@ -13,13 +13,16 @@ func (m *machine) tick(t Tick) (ignored string) {
 	if m.state.Status.Ended() {
 		return "the saga is " + string(m.state.Status)
 	}
+	if m.state.Paused() {
+		return "the saga is paused"
+	}
 	before := len(m.history)
 	if at := m.state.DeadlineAt; !at.IsZero() && !at.After(m.now) {
 		m.deadline()
 	}
 	for i := range m.state.Steps {
 		st := m.state.Steps[i]
-		if st.DueAt.IsZero() || st.DueAt.After(m.now) {
+		if st.DueAt.IsZero() || st.DueAt.After(m.now) || m.state.Paused() { // by its deadline, just now
 			continue
 		}
 		switch {
@@ -41,12 +44,15 @@ func (m *machine) tick(t Tick) (ignored string) {
 	return ""
 }
 
-// deadline handles the saga's own: undo while that is possible, else go on
-// and say so. With the pivot in flight it is not known yet which of the two.
+// deadline handles the saga's own: undo while that is possible, or let an
+// operator decide, if the definition says so; else go on and say so. With the
+// pivot in flight it is not known yet which of the two.
 func (m *machine) deadline() {
 	switch {
 	case pivotPassed(m.def, m.state):
 		m.record(Entry{Type: BecameOverdue})
+	case m.def.OnDeadline == DeadlineSuspends:
+		m.record(Entry{Type: Suspended, Reason: "not completed within " + m.def.Deadline.String()})
 	case pivotInFlight(m.def, m.state):
 		m.record(Entry{Type: DeadlinePassed})
 	default:

@@ -1,0 +1,2 @@
+ALTER TABLE saga DROP CONSTRAINT saga_check;
+ALTER TABLE saga ADD CONSTRAINT saga_check CHECK (status NOT IN ('running', 'compensating') OR wake_at IS NOT NULL) NOT VALID;
