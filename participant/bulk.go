@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/skald-saga/skald/internal/wire"
 )
@@ -234,18 +233,14 @@ func (b *batch) settle(ctx context.Context, jobs []*job) error {
 	}
 	var queue pgx.Batch
 	if len(ids) > 0 {
+		// All of them are there: an update, in words that leave the planner no
+		// choice but to find each by its key. A plan for UPDATE that was made while
+		// the inbox was small reads all of it, and is kept.
 		const q = `
-			UPDATE skald_inbox i SET status = u.status, reply = u.reply::json
-			FROM unnest($2::text[], $3::text[], $4::text[]) AS u (id, status, reply) WHERE i.service = $1 AND i.effect_id = u.id`
-		// This is the transaction's end, so it is no business of the handler's. A
-		// plan that was made while the inbox was small would read all of it, and is kept.
-		queue.Queue(`SET LOCAL enable_seqscan = off`)
-		queue.Queue(q, b.service, ids, statuses, replies).Exec(func(tag pgconn.CommandTag) error {
-			if int(tag.RowsAffected()) != len(ids) {
-				return errForgotten
-			}
-			return nil
-		})
+			INSERT INTO skald_inbox (service, effect_id, status, reply)
+			SELECT $1, u.id, u.status, u.reply::json FROM unnest($2::text[], $3::text[], $4::text[]) AS u (id, status, reply)
+			ON CONFLICT (service, effect_id) DO UPDATE SET status = excluded.status, reply = excluded.reply`
+		queue.Queue(q, b.service, ids, statuses, replies)
 	}
 	if len(undone) > 0 {
 		queue.Queue(`DELETE FROM skald_inbox WHERE service = $1 AND effect_id = ANY ($2)`, b.service, undone)
