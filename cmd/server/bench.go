@@ -23,8 +23,8 @@ type benchCmd struct {
 	With    string        `help:"Which participants: echo (they only answer), shop (the real ones) or both, in turns." enum:"shop,echo,both" default:"both"`
 	Clients int           `help:"Clients at once in the saturation part." default:"1024"`
 	Rate    int           `help:"Orders a second in the latency part." default:"50"`
-	For     time.Duration `help:"Length of each measurement at saturation; default 10s, or 3s with --quick or --scale."`
-	RateFor time.Duration `help:"Length of the latency part; default 40s, or 8s with --quick."`
+	For     time.Duration `help:"Length of each measurement at saturation; default 10s, or 2s with --quick or --scale."`
+	RateFor time.Duration `help:"Length of the latency part; default 40s, or 6s with --quick."`
 	IdleFor time.Duration `help:"Length of the idle part; default 20s, or 4s with --quick."`
 	Rounds  int           `help:"Turns that each of two things that are compared gets; default 3, or 2 with --quick."`
 	Relay   string        `help:"The relay's program; default: the one beside this one, or it is built." placeholder:"FILE"`
@@ -83,8 +83,8 @@ func (b benchCmd) Run(ctx context.Context, out program.Streams) (err error) {
 
 // complete fills in what was not given, and refuses what cannot be.
 func (b *benchCmd) complete() error {
-	orElse(&b.For, 10*time.Second, 3*time.Second, b.Quick || b.Scale)
-	orElse(&b.RateFor, 40*time.Second, 8*time.Second, b.Quick)
+	orElse(&b.For, 10*time.Second, 2*time.Second, b.Quick || b.Scale)
+	orElse(&b.RateFor, 40*time.Second, 6*time.Second, b.Quick)
 	orElse(&b.IdleFor, 20*time.Second, 4*time.Second, b.Quick)
 	orElse(&b.Rounds, 3, 2, b.Quick)
 	const shortest = 100 * time.Millisecond

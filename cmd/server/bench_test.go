@@ -49,7 +49,7 @@ func TestARefusedBenchLeavesTheOutcomeOfAnEarlierOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if code := run(t.Context(), []string{"bench", "--clients", "0", "--json", name}, &out, &out); code != 2 {
+	if code := run(t.Context(), []string{"bench", "--relay", "/nowhere/relay", "--json", name}, &out, &out); code != 2 {
 		t.Fatalf("exit status %d: %s", code, &out)
 	}
 	if b, err := os.ReadFile(name); err != nil || string(b) != "earlier" {
