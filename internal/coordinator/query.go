@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 )
 
 const viewColumns = `s.id, s.definition_id, s.version, s.state, s.input, s.created_at, s.updated_at,
-	coalesce((SELECT r.count FROM saga_stale_reply r WHERE r.saga_id = s.id), 0)`
+	coalesce((SELECT r.count FROM saga_stale_reply r WHERE r.saga_id = s.id), 0),
+	CASE WHEN s.status NOT IN ('running', 'completed') THEN (SELECT k.saga_id FROM idempotency_key k
+		WHERE k.principal = '' AND k.route = '` + restartRoute + `' AND k.key = s.id::text) END`
 
 // Get returns [ErrNotFound] if there is no such saga.
 func (c *Coordinator) Get(ctx context.Context, id uuid.UUID) (Saga, error) {
@@ -107,6 +110,7 @@ func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Sag
 		input            json.RawMessage
 		created, updated time.Time
 		stale            int
+		restartedAs      *[16]byte
 	}
 	done, err := c.reading(ctx)
 	if err != nil {
@@ -119,10 +123,10 @@ func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Sag
 	}
 	var found []stored
 	var s stored
-	targets := []any{(*[16]byte)(&s.id), &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale}
+	targets := []any{(*[16]byte)(&s.id), &s.definition, &s.version, &s.state, &s.input, &s.created, &s.updated, &s.stale, &s.restartedAs}
 	if _, err := pgx.ForEachRow(rows, targets, func() error {
 		found = append(found, s)
-		s.state, s.input = nil, nil
+		s.state, s.input, s.restartedAs = nil, nil, nil
 		return nil
 	}); err != nil {
 		return nil, err
@@ -140,6 +144,10 @@ func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Sag
 		state.ID, state.Input = s.id.String(), s.input
 		if sagas[i], err = view(def.Definition, state, s.version, s.created.UTC(), s.updated.UTC(), s.stale); err != nil {
 			return nil, err
+		}
+		if s.restartedAs != nil {
+			sagas[i].RestartedAs = *s.restartedAs
+			sagas[i].Actions = slices.DeleteFunc(sagas[i].Actions, func(a string) bool { return a == "restart" })
 		}
 	}
 	return sagas, nil
@@ -219,7 +227,7 @@ func (c *Coordinator) readHistory(ctx context.Context, id uuid.UUID) (*saga.Defi
 func historyEvent(def *saga.Definition, seq int, version int64, at time.Time, e saga.Entry) HistoryEvent {
 	ev := HistoryEvent{
 		Seq: seq, Version: version, At: at, Type: string(e.Type), Phase: string(e.Phase), Generation: e.Generation,
-		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), Payload: e.Payload,
+		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), Payload: e.Payload, RestartOf: e.RestartOf,
 	}
 	if e.Step > 0 && e.Step <= len(def.Steps) {
 		ev.Step = def.Steps[e.Step-1].Name

@@ -25,6 +25,8 @@ type StartRequest struct {
 	Order      *Order          // the order that the saga is about; nil for plain sagas
 	Key        *IdempotencyKey // nil: every request is a new saga
 	Trace      wire.Trace      // every message of the saga carries it
+
+	again *saga.Origin // nil: it takes up no other saga
 }
 
 // IdempotencyKey makes repetitions of a request harmless. Keys are kept apart
@@ -97,7 +99,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 		return nil, err
 	}
 	now := c.now()
-	d, err := saga.Start(def.Definition, id.String(), req.Input, now)
+	d, err := req.begin(def.Definition, id.String(), now)
 	if err != nil {
 		return nil, err
 	}

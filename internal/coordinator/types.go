@@ -66,6 +66,8 @@ type Saga struct {
 	Overdue           bool
 	PausedAt          *time.Time // nil: it is not paused
 	StaleReplies      int        // replies that changed nothing
+	RestartOf         string     // id of the saga that this one takes up again; empty: none
+	RestartedAs       uuid.UUID  // the saga that takes this one up; nil: none. Known where it is read, not where it is awaited
 	CreatedAt         time.Time
 	UpdatedAt         time.Time
 	EndedAt           *time.Time
@@ -109,6 +111,7 @@ type HistoryEvent struct {
 	Reason     string
 	Actor      string
 	Payload    json.RawMessage // given by an operator
+	RestartOf  string          // of the start: the saga that is taken up again
 }
 
 // view makes the read model.
@@ -122,7 +125,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	}
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
-		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale,
+		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale, RestartOf: s.RestartOf,
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
 	}
 	if len(def.Steps) > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -290,3 +291,67 @@ func TestVerbsAreRefusedWithWhatIsAllowed(t *testing.T) {
 }
 
 func second(_ coordinator.Saga, err error) error { return err }
+
+// A saga that was undone is started again once, however often that is asked
+// for at the same time.
+func TestARestartIsOneNewSaga(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s, err := f.c.Start(t.Context(), coordinator.StartRequest{
+		Definition: "order", Input: json.RawMessage(`{"n": 1}`), Order: &coordinator.Order{CustomerID: "c-1", Currency: "EUR", Total: "12.50"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := s.Saga.ID
+	_, err = f.c.Restart(t.Context(), old, ada, coordinator.RestartRequest{})
+	var illegal *coordinator.IllegalError
+	if !errors.As(err, &illegal) || illegal.Code != saga.IllegalNotUndone || !slices.Contains(illegal.Allowed, "cancel") {
+		t.Fatalf("a running saga: %v", err)
+	}
+	f.answer(f.only(), wire.Failed)
+	if _, err := f.c.Restart(t.Context(), old, coordinator.Operation{IfVersion: 9}, coordinator.RestartRequest{}); !errors.Is(err, coordinator.ErrPrecondition) {
+		t.Errorf("another version: %v", err)
+	}
+	if got := f.get(old); !slices.Equal(got.Actions, []string{"restart"}) {
+		t.Errorf("allowed are %v", got.Actions)
+	}
+	var wg sync.WaitGroup
+	made := make([]coordinator.Started, 10)
+	for i := range made {
+		wg.Go(func() {
+			var err error
+			if made[i], err = f.c.Restart(t.Context(), old, ada, coordinator.RestartRequest{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	fresh := 0
+	for _, m := range made {
+		if m.Saga.ID != made[0].Saga.ID || m.Saga.ID == old {
+			t.Errorf("restarted as %s and as %s", made[0].Saga.ID, m.Saga.ID)
+		}
+		if !m.Replayed {
+			fresh++
+		}
+	}
+	if fresh != 1 {
+		t.Errorf("%d of the answers are of the first restart", fresh)
+	}
+	before, after := f.get(old), f.get(made[0].Saga.ID)
+	if before.RestartedAs != after.ID || after.RestartOf != old.String() || len(before.Actions) != 0 || string(after.Input) != `{"n": 1}` {
+		t.Errorf("old %+v\nnew %+v", before, after)
+	}
+	if cmd := f.only(); cmd.EffectID.Saga != after.ID.String() {
+		t.Errorf("the new saga sends %+v", cmd.EffectID)
+	}
+	f.wantSaid(after.ID, saga.Started)
+	if n := f.count(`SELECT count(*) FROM orders WHERE customer_id = 'c-1' AND total = 12.50 AND id IN ($1, $2)`, old, after.ID); n != 2 {
+		t.Errorf("%d orders, want the old one and one like it", n)
+	}
+	if _, err := f.c.Restart(t.Context(), uuid.New(), ada, coordinator.RestartRequest{}); !errors.Is(err, coordinator.ErrNotFound) {
+		t.Errorf("no such saga: %v", err)
+	}
+	f.verifyHistory()
+}

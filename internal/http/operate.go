@@ -2,6 +2,7 @@ package http
 
 import (
 	"context"
+	"errors"
 	stdhttp "net/http"
 
 	"github.com/google/uuid"
@@ -110,9 +111,48 @@ func (s *server) AbandonSaga(ctx context.Context, req api.AbandonSagaRequestObje
 	})
 }
 
+func (s *server) RestartSaga(ctx context.Context, req api.RestartSagaRequestObject) (api.RestartSagaResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	version, err := s.expected(ctx, req.Id, req.Params.IfMatch)
+	if err != nil {
+		return nil, err
+	}
+	op := coordinator.Operation{Actor: anonymous, IfVersion: version}
+	again := coordinator.RestartRequest{Trace: callOf(ctx).trace}
+	if req.Body != nil {
+		if req.Body.Reason != nil {
+			op.Reason = *req.Body.Reason
+		}
+		if req.Body.Version != nil {
+			again.Version = int(*req.Body.Version)
+		}
+	}
+	started, err := s.Sagas.Restart(ctx, req.Id, op, again)
+	if errors.Is(err, coordinator.ErrUnknownDefinition) {
+		return nil, at(api.ProblemCodeUnknownDefinition, "#/version", "is not registered")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return startedAnswer(started.Saga, started.Replayed), nil
+}
+
+// startedAnswer tells of a saga that was started, now or before.
+func startedAnswer(saga coordinator.Saga, replayed bool) resource {
+	a := resource{
+		status: stdhttp.StatusAccepted, version: saga.Version, location: sagasPath + "/" + saga.ID.String(), replayed: replayed, body: sagaView(saga),
+	}
+	if saga.Ended() {
+		a.status = stdhttp.StatusOK
+	}
+	return a
+}
+
 func (a resource) VisitCancelSagaResponse(w stdhttp.ResponseWriter) error      { return a.write(w) }
 func (a resource) VisitRetrySagaResponse(w stdhttp.ResponseWriter) error       { return a.write(w) }
 func (a resource) VisitResolveSagaStepResponse(w stdhttp.ResponseWriter) error { return a.write(w) }
 func (a resource) VisitPauseSagaResponse(w stdhttp.ResponseWriter) error       { return a.write(w) }
 func (a resource) VisitResumeSagaResponse(w stdhttp.ResponseWriter) error      { return a.write(w) }
+func (a resource) VisitRestartSagaResponse(w stdhttp.ResponseWriter) error     { return a.write(w) }
 func (a resource) VisitAbandonSagaResponse(w stdhttp.ResponseWriter) error     { return a.write(w) }

@@ -157,7 +157,7 @@ func TestAbandonEndsASaga(t *testing.T) {
 	id := s.place().Id
 	for range 2 {
 		v := s.verb(id, "abandon", `{"reason": "test data"}`)
-		if v.Status != api.SagaStatusAbandoned || v.EndedAt == nil || v.Version != 2 || len(v.Actions) != 0 {
+		if v.Status != api.SagaStatusAbandoned || v.EndedAt == nil || v.Version != 2 || !slices.Equal(v.Actions, []string{"restart"}) {
 			t.Errorf("abandoned: %+v", v)
 		}
 	}
@@ -193,13 +193,48 @@ func TestPauseHoldsASagaUntilResume(t *testing.T) {
 	s.wantSaid(id, "resumed", "counted")
 }
 
+func TestARestartLinksToWhatItTakesUp(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	id := s.place().Id
+	path := "/v1/sagas/" + id.String()
+	s.refused(id, "restart", ``, api.ProblemCodeSagaNotUndone, "cancel", "pause", "abandon")
+	s.decline(id)
+	if p := decode[api.Problem](t, s.do("POST", path+"/restart", `{"version": 9}`), stdhttp.StatusUnprocessableEntity); p.Code != api.ProblemCodeUnknownDefinition || (*p.Errors)[0].Pointer != "#/version" {
+		t.Errorf("another version gives %+v", p)
+	}
+	a := s.do("POST", path+"/restart", `{"reason": "the card works again"}`, "If-Match", `"4"`)
+	again := decode[api.Saga](t, a, stdhttp.StatusAccepted)
+	if a.header.Get("Location") != "/v1/sagas/"+again.Id.String() || a.header.Get("Idempotent-Replayed") != "" || again.Id == id || again.Links.RestartOf == nil || *again.Links.RestartOf != path {
+		t.Errorf("restarted: %+v with %v", again, a.header)
+	}
+	s.wantSaid(again.Id, "started", "the card works again")
+	if e := s.said(again.Id, "started"); e.RestartOf == nil || *e.RestartOf != id.String() {
+		t.Errorf("history begins with %+v", e)
+	}
+	old := s.saga(id)
+	if old.Links.RestartedAs == nil || *old.Links.RestartedAs != "/v1/sagas/"+again.Id.String() || len(old.Actions) != 0 {
+		t.Errorf("the old saga links to %v and allows %v", old.Links, old.Actions)
+	}
+	// The order is there twice: cancelled, and on its way.
+	list := decode[api.OrderList](t, s.do("GET", "/v1/orders?customer_id=c-42", ""), stdhttp.StatusOK)
+	if len(list.Items) != 2 || list.Items[0].Status != api.OrderStatusPending || list.Items[1].Status != api.OrderStatusCancelled || list.Items[0].Total != "25.00" {
+		t.Errorf("orders: %+v", list.Items)
+	}
+	s.confirm(again.Id)
+	a = s.do("POST", path+"/restart", `{}`)
+	if v := decode[api.Saga](t, a, stdhttp.StatusOK); v.Id != again.Id || a.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("the repetition gives %s with %v", v.Id, a.header)
+	}
+}
+
 // Every verb acts on the version that the operator has seen, or not at all.
 func TestIfMatchGuardsEveryVerb(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
 	id := s.place().Id
 	for action, body := range map[string]string{
-		"cancel": `{}`, "retry": `{}`, "pause": ``, "resume": `{}`, "abandon": `{"reason": "r"}`, "steps/update-inventory/resolve": `{"phase": "action", "outcome": "skipped", "reason": "r"}`,
+		"cancel": `{}`, "retry": `{}`, "pause": ``, "resume": `{}`, "restart": `{}`, "abandon": `{"reason": "r"}`, "steps/update-inventory/resolve": `{"phase": "action", "outcome": "skipped", "reason": "r"}`,
 	} {
 		if p := decode[api.Problem](t, s.do("POST", "/v1/sagas/"+id.String()+"/"+action, body, "If-Match", `"7"`), stdhttp.StatusPreconditionFailed); p.Code != api.ProblemCodePreconditionFailed {
 			t.Errorf("%s: %+v", action, p)
@@ -229,6 +264,7 @@ func badVerbs(id string) []badInput {
 		{name: "retry of a name that is none", path: saga + "/retry", body: `{"step": "` + secret + `!"}`, status: 400, code: bad, pointers: []string{"#/step"}},
 		{name: "retry with an unknown member", path: saga + "/retry", body: `{"stpe": "x"}`, status: 400, code: bad, pointers: []string{"#/stpe"}},
 		{name: "a payload for nobody", path: saga + "/retry", body: `{"payload": {}}`, status: 422, code: api.ProblemCodeInputInvalid, pointers: []string{"#/step"}},
+		{name: "restart with version 0", path: saga + "/restart", body: `{"version": 0}`, status: 400, code: bad, pointers: []string{"#/version"}},
 		{name: "resolve as nothing", path: resolve, body: `{}`, status: 400, code: bad, pointers: []string{"#/phase", "#/outcome", "#/reason"}},
 		{name: "resolve as something else", path: resolve, body: `{"phase": "` + secret + `", "outcome": "unknown", "reason": "r"}`, status: 400, code: bad, pointers: []string{"#/phase", "#/outcome"}},
 		{name: "a result of a failure", path: resolve, body: `{"phase": "action", "outcome": "failed", "result": 1, "reason": "r"}`, status: 422, code: api.ProblemCodeInputInvalid, pointers: []string{"#/result"}},

@@ -58,6 +58,10 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The step was sent with another payload",
 		description: "All attempts of an effect carry the same payload, because the participant may have acted on the first. A payload can be given only for a step that could not be sent, and only together with its name. Nothing was changed.",
 	},
+	api.ProblemCodeSagaNotUndone: {
+		status: stdhttp.StatusConflict, title: "The saga was neither undone nor abandoned",
+		description: "Only a saga that was undone, or abandoned, can be started again: another one would do what this one has done, or may still do. Nothing was changed; allowed lists what is possible now.",
+	},
 	api.ProblemCodeSagaPaused: {
 		status: stdhttp.StatusConflict, title: "The saga is paused",
 		description: "A paused saga issues no command. Resume it first. Nothing was changed; allowed lists what is possible now.",

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/google/uuid"
+
 	"github.com/skald-saga/skald/internal/coordinator"
 	"github.com/skald-saga/skald/internal/http/api"
 	"github.com/skald-saga/skald/internal/saga"
@@ -133,6 +135,12 @@ func sagaView(s coordinator.Saga) api.Saga {
 		Links: links(sagasPath, s),
 	}
 	v.Links.History = optional(v.Links.Self + "/history")
+	if s.RestartOf != "" {
+		v.Links.RestartOf = optional(sagasPath + "/" + s.RestartOf)
+	}
+	if s.RestartedAs != uuid.Nil {
+		v.Links.RestartedAs = optional(sagasPath + "/" + s.RestartedAs.String())
+	}
 	for i, st := range s.Steps {
 		v.Steps[i] = api.Step{
 			Name: st.Name, Participant: st.Participant, Kind: api.StepKind(st.Kind), Status: api.StepStatus(st.Status),
@@ -151,7 +159,7 @@ func eventView(e coordinator.HistoryEvent) api.HistoryEvent {
 		Seq: int32(e.Seq), Version: e.Version, At: e.At, Type: e.Type, Step: optional(e.Step), Phase: optional(e.Phase),
 		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt,
 		Result: resultView(e.Result), Error: failureView(e.Error), Reason: optional(e.Reason), Actor: optional(e.Actor),
-		Payload: e.Payload,
+		Payload: e.Payload, RestartOf: optional(e.RestartOf),
 	}
 }
 

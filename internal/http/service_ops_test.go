@@ -35,6 +35,7 @@ var moments = map[string]func(*service, uuid.UUID){
 		s.reply(id, "reserve-stock", wire.Action, wire.Retry, `{}`)
 	},
 	"resumeSaga":      func(s *service, id uuid.UUID) { s.verb(id, "pause", `{}`) },
+	"restartSaga":     func(s *service, id uuid.UUID) { s.decline(id) },
 	"resolveSagaStep": func(s *service, id uuid.UUID) { s.stick(id) },
 }
 

@@ -10,8 +10,20 @@ import (
 // Start begins a saga: the first entries of its history and its first
 // commands. The input must be valid JSON.
 func Start(def *Definition, id string, input json.RawMessage, now time.Time) (Decision, error) {
+	return start(def, id, input, Entry{Type: Started}, now)
+}
+
+// Origin is the saga that a new one takes up again, and who asked for that.
+type Origin struct{ Saga, Reason, Actor string }
+
+// StartAgain is [Start] for a saga that has been undone or abandoned: another
+// saga, with effects of its own.
+func StartAgain(def *Definition, id string, input json.RawMessage, of Origin, now time.Time) (Decision, error) {
+	return start(def, id, input, Entry{Type: Started, RestartOf: of.Saga, Reason: of.Reason, Actor: of.Actor}, now)
+}
+
+func start(def *Definition, id string, input json.RawMessage, started Entry, now time.Time) (Decision, error) {
 	m := machine{def: def, now: now, state: State{ID: id, Input: input}}
-	started := Entry{Type: Started}
 	if def.Deadline > 0 {
 		started.DueAt = now.Add(def.Deadline)
 	}

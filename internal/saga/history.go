@@ -54,6 +54,7 @@ type Entry struct {
 	Reason     string          `json:"why,omitempty"`
 	Actor      string          `json:"by,omitempty"`
 	Payload    json.RawMessage `json:"in,omitempty"` // given by an operator
+	RestartOf  string          `json:"of,omitempty"` // of the start: the saga that is taken up again
 }
 
 // Fold makes a saga's state of its history (promise P7). It returns an error
@@ -80,7 +81,7 @@ func (s *State) apply(e Entry, steps int) {
 	}
 	switch e.Type {
 	case Started:
-		s.Status, s.DeadlineAt = Running, e.DueAt
+		s.Status, s.DeadlineAt, s.RestartOf = Running, e.DueAt, e.RestartOf
 		s.Steps = slices.Repeat([]StepState{{Status: StepPending}}, steps)
 	case TurnedBack:
 		s.Status, s.Cause, s.DeadlineAt = Compensating, e.Error, time.Time{}

@@ -7,10 +7,14 @@ import (
 )
 
 // Allowed lists the operator's requests that [Advance] would take now, by the
-// names that the API has for them: those that would change something.
+// names that the API has for them: those that would change something. A saga
+// that was undone or abandoned can be started again, which is another saga.
 func Allowed(def *Definition, s State) []string {
-	if s.Status.Ended() {
+	switch {
+	case s.Status == Completed:
 		return nil
+	case s.Status.Ended():
+		return []string{"restart"} // as another saga, see [StartAgain]
 	}
 	actions := make([]string, 0, 5)
 	if s.Cause == nil && !pivotPassed(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {

@@ -381,6 +381,24 @@ func TestAbandonEndsTheSagaAsItStands(t *testing.T) {
 	wantIllegal(t, l.give(saga.Abandon{}), saga.IllegalEnded)
 }
 
+// A restart is another saga: it knows whose work it takes up, and nothing else
+// of it.
+func TestARestartIsAnotherSaga(t *testing.T) {
+	t.Parallel()
+	def := parse(t, pivoted)
+	const old = "019ab8b1-6a10-7c44-8a53-000000000000"
+	d, err := saga.StartAgain(def, id, json.RawMessage(`{}`), saga.Origin{Saga: old, Reason: "once more", Actor: "ada"}, t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &life{t: t, def: def, now: t0}
+	l.take(d)
+	if e := l.history[0]; l.state.RestartOf != old || e.RestartOf != old || e.Reason != "once more" || e.Actor != "ada" {
+		t.Errorf("it is a restart of %q; history begins with %+v", l.state.RestartOf, e)
+	}
+	l.wantSent("do-a#1")
+}
+
 func TestListenersOfEndsHearThatASagaWasAbandoned(t *testing.T) {
 	t.Parallel()
 	if !saga.EventsTerminal.Has(saga.EndedAbandoned) {

@@ -334,6 +334,9 @@ func (l *laws) checkAllowed() {
 			want = append(want, verb.name)
 		}
 	}
+	if l.state.Status == saga.Compensated || l.state.Status == saga.Abandoned {
+		want = append(want, "restart")
+	}
 	same(l.t, "allowed, and not taken, or the other way round", want, saga.Allowed(l.def, l.state))
 }
 

@@ -77,6 +77,7 @@ type State struct {
 
 	Status          Status      `json:"status"`
 	Steps           []StepState `json:"steps"`
+	RestartOf       string      `json:"of,omitempty"`      // id of the saga that this one takes up again
 	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
 	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
 	CancelRequested bool        `json:"cancel,omitempty"`  // by somebody, or by the deadline, while the pivot was in flight
@@ -146,6 +147,7 @@ const (
 	IllegalNotStuck       = "step-not-stuck"
 	IllegalOutcome        = "outcome-not-possible"
 	IllegalPaused         = "saga-paused"
+	IllegalNotUndone      = "saga-not-undone"
 )
 
 // Paused reports whether no command is issued until somebody resumes the saga.

@@ -61,6 +61,7 @@ const (
 	ProblemCodePayloadTooLarge      ProblemCode = "payload-too-large"
 	ProblemCodePreconditionFailed   ProblemCode = "precondition-failed"
 	ProblemCodeSagaAlreadyTerminal  ProblemCode = "saga-already-terminal"
+	ProblemCodeSagaNotUndone        ProblemCode = "saga-not-undone"
 	ProblemCodeSagaPaused           ProblemCode = "saga-paused"
 	ProblemCodeStepNotStuck         ProblemCode = "step-not-stuck"
 	ProblemCodeStopping             ProblemCode = "stopping"
@@ -105,6 +106,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodePreconditionFailed:
 		return true
 	case ProblemCodeSagaAlreadyTerminal:
+		return true
+	case ProblemCodeSagaNotUndone:
 		return true
 	case ProblemCodeSagaPaused:
 		return true
@@ -358,6 +361,9 @@ type HistoryEvent struct {
 	Phase  *string `json:"phase,omitempty"`
 	Reason *string `json:"reason,omitempty"`
 
+	// RestartOf Of the start, the id of the saga that is taken up again.
+	RestartOf *string `json:"restart_of,omitempty"`
+
 	// Result What the participant answered, any JSON. Left out if it was nothing, or null.
 	Result Result `json:"result,omitempty"`
 
@@ -386,8 +392,14 @@ type Index struct {
 type Links struct {
 	Cancel  *string `json:"cancel,omitempty"`
 	History *string `json:"history,omitempty"`
-	Saga    *string `json:"saga,omitempty"`
-	Self    string  `json:"self"`
+
+	// RestartOf The saga that this one takes up again.
+	RestartOf *string `json:"restart_of,omitempty"`
+
+	// RestartedAs The saga that takes this one up again.
+	RestartedAs *string `json:"restarted_as,omitempty"`
+	Saga        *string `json:"saga,omitempty"`
+	Self        string  `json:"self"`
 }
 
 // Liveness defines model for Liveness.
@@ -587,6 +599,15 @@ type ResolveRequestOutcome string
 
 // ResolveRequestPhase Which of the step's operations is meant.
 type ResolveRequestPhase string
+
+// RestartRequest defines model for RestartRequest.
+type RestartRequest struct {
+	// Reason Kept in the saga's history.
+	Reason *Reason `json:"reason,omitempty"`
+
+	// Version The definition's version; the current one if it is left out.
+	Version *int32 `json:"version,omitempty"`
+}
 
 // Result What the participant answered, any JSON. Left out if it was nothing, or null.
 type Result = json.RawMessage
@@ -874,6 +895,12 @@ type PauseSagaParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// RestartSagaParams defines parameters for RestartSaga.
+type RestartSagaParams struct {
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ResumeSagaParams defines parameters for ResumeSaga.
 type ResumeSagaParams struct {
 	// IfMatch Refuse the request if the saga is no longer at this version.
@@ -909,6 +936,9 @@ type CancelSagaJSONRequestBody = CancelRequest
 
 // PauseSagaJSONRequestBody defines body for PauseSaga for application/json ContentType.
 type PauseSagaJSONRequestBody = ReasonRequest
+
+// RestartSagaJSONRequestBody defines body for RestartSaga for application/json ContentType.
+type RestartSagaJSONRequestBody = RestartRequest
 
 // ResumeSagaJSONRequestBody defines body for ResumeSaga for application/json ContentType.
 type ResumeSagaJSONRequestBody = ReasonRequest
@@ -978,6 +1008,9 @@ type ServerInterface interface {
 	// PauseSaga Pause a saga
 	// (POST /v1/sagas/{id}/pause)
 	PauseSaga(w http.ResponseWriter, r *http.Request, id ID, params PauseSagaParams)
+	// RestartSaga Start a saga again
+	// (POST /v1/sagas/{id}/restart)
+	RestartSaga(w http.ResponseWriter, r *http.Request, id ID, params RestartSagaParams)
 	// ResumeSaga Resume a saga
 	// (POST /v1/sagas/{id}/resume)
 	ResumeSaga(w http.ResponseWriter, r *http.Request, id ID, params ResumeSagaParams)
@@ -1107,6 +1140,12 @@ func (_ Unimplemented) GetSagaHistory(w http.ResponseWriter, r *http.Request, id
 // PauseSaga Pause a saga
 // (POST /v1/sagas/{id}/pause)
 func (_ Unimplemented) PauseSaga(w http.ResponseWriter, r *http.Request, id ID, params PauseSagaParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RestartSaga Start a saga again
+// (POST /v1/sagas/{id}/restart)
+func (_ Unimplemented) RestartSaga(w http.ResponseWriter, r *http.Request, id ID, params RestartSagaParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1924,6 +1963,56 @@ func (siw *ServerInterfaceWrapper) PauseSaga(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// RestartSaga operation middleware
+func (siw *ServerInterfaceWrapper) RestartSaga(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RestartSagaParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RestartSaga(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ResumeSaga operation middleware
 func (siw *ServerInterfaceWrapper) ResumeSaga(w http.ResponseWriter, r *http.Request) {
 
@@ -2254,6 +2343,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/sagas/{id}/abandon", wrapper.AbandonSaga)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/sagas/{id}/restart", wrapper.RestartSaga)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.GetLiveness)
@@ -4814,6 +4906,266 @@ func (response PauseSaga503ApplicationProblemPlusJSONResponse) VisitPauseSagaRes
 	return err
 }
 
+type RestartSagaRequestObject struct {
+	Id     ID `json:"id"`
+	Params RestartSagaParams
+	Body   *RestartSagaJSONRequestBody
+}
+
+type RestartSagaResponseObject interface {
+	VisitRestartSagaResponse(w http.ResponseWriter) error
+}
+
+type RestartSaga200ResponseHeaders struct {
+	ETag               *string
+	IdempotentReplayed *bool
+	Location           *string
+	XRequestId         *string
+}
+
+type RestartSaga200JSONResponse struct {
+	Body    Saga
+	Headers RestartSaga200ResponseHeaders
+}
+
+func (response RestartSaga200JSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.IdempotentReplayed != nil {
+		w.Header().Set("Idempotent-Replayed", fmt.Sprint(*response.Headers.IdempotentReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga202ResponseHeaders struct {
+	ETag               *string
+	IdempotentReplayed *bool
+	Location           *string
+	RetryAfter         *int
+	XRequestId         *string
+}
+
+type RestartSaga202JSONResponse struct {
+	Body    Saga
+	Headers RestartSaga202ResponseHeaders
+}
+
+func (response RestartSaga202JSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.IdempotentReplayed != nil {
+		w.Header().Set("Idempotent-Replayed", fmt.Sprint(*response.Headers.IdempotentReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga400ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga404ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga409ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga412ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga413ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga415ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga422ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga500ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSaga503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RestartSaga503ApplicationProblemPlusJSONResponse) VisitRestartSagaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ResumeSagaRequestObject struct {
 	Id     ID `json:"id"`
 	Params ResumeSagaParams
@@ -5572,6 +5924,9 @@ type StrictServerInterface interface {
 	// PauseSaga Pause a saga
 	// (POST /v1/sagas/{id}/pause)
 	PauseSaga(ctx context.Context, request PauseSagaRequestObject) (PauseSagaResponseObject, error)
+	// RestartSaga Start a saga again
+	// (POST /v1/sagas/{id}/restart)
+	RestartSaga(ctx context.Context, request RestartSagaRequestObject) (RestartSagaResponseObject, error)
 	// ResumeSaga Resume a saga
 	// (POST /v1/sagas/{id}/resume)
 	ResumeSaga(ctx context.Context, request ResumeSagaRequestObject) (ResumeSagaResponseObject, error)
@@ -6156,6 +6511,43 @@ func (sh *strictHandler) PauseSaga(w http.ResponseWriter, r *http.Request, id ID
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PauseSagaResponseObject); ok {
 		if err := validResponse.VisitPauseSagaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RestartSaga operation middleware
+func (sh *strictHandler) RestartSaga(w http.ResponseWriter, r *http.Request, id ID, params RestartSagaParams) {
+	var request RestartSagaRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	var body RestartSagaJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RestartSaga(ctx, request.(RestartSagaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RestartSaga")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RestartSagaResponseObject); ok {
+		if err := validResponse.VisitRestartSagaResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -1,0 +1,81 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/wire"
+)
+
+// restartRoute is where the idempotency keys of restarts are kept: the old
+// saga's id is the key, so a saga is taken up once, under any concurrency, and
+// the new one is found by it.
+const restartRoute = "restart"
+
+// RestartRequest says what differs from the start of the old saga.
+type RestartRequest struct {
+	Version int // of the definition; 0: the current one
+	Trace   wire.Trace
+}
+
+// Restart starts a saga that was undone, or abandoned, again: a new saga with
+// the same input, new effects and, if the old one carried an order, another
+// order like it. A saga is restarted once; asking again finds the same new one.
+// It returns [ErrNotFound], [ErrPrecondition], an [*IllegalError] or what
+// [Coordinator.Start] returns.
+func (c *Coordinator) Restart(ctx context.Context, id uuid.UUID, op Operation, req RestartRequest) (Started, error) {
+	old, err := c.Get(ctx, id)
+	switch {
+	case err != nil:
+		return Started{}, err
+	case op.IfVersion != 0 && op.IfVersion != old.Version:
+		return Started{}, ErrPrecondition
+	case old.Status != saga.Compensated && old.Status != saga.Abandoned:
+		return Started{}, &IllegalError{Action: "restart", Code: saga.IllegalNotUndone, Status: old.Status, Allowed: old.Actions}
+	}
+	order, err := c.orderOf(ctx, id)
+	if err != nil {
+		return Started{}, fmt.Errorf("restart saga %s: %w", id, err)
+	}
+	started, err := c.Start(ctx, StartRequest{
+		Definition: old.Definition, Version: req.Version, Input: old.Input, Order: order, Trace: req.Trace,
+		Key:   &IdempotencyKey{Route: restartRoute, Key: id.String()},
+		again: &saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor},
+	})
+	if err != nil {
+		return Started{}, fmt.Errorf("restart saga %s: %w", id, err)
+	}
+	return started, nil
+}
+
+// begin makes the first decision of the new saga.
+func (req StartRequest) begin(def *saga.Definition, id string, now time.Time) (saga.Decision, error) {
+	if req.again != nil {
+		return saga.StartAgain(def, id, req.Input, *req.again, now)
+	}
+	return saga.Start(def, id, req.Input, now)
+}
+
+// orderOf is the order that a saga carries; nil if it carries none.
+func (c *Coordinator) orderOf(ctx context.Context, id uuid.UUID) (*Order, error) {
+	done, err := c.reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var o Order
+	err = c.Pool.QueryRow(ctx, `SELECT customer_id, currency, total::text FROM orders WHERE id = $1`, id).Scan(&o.CustomerID, &o.Currency, &o.Total)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, nil //nolint:nilnil // most sagas carry no order
+	case err != nil:
+		return nil, fmt.Errorf("read its order: %w", err)
+	}
+	return &o, nil
+}
