@@ -68,7 +68,7 @@ func (c *installCmd) Run(ctx context.Context, out program.Streams) error {
 			return err
 		}
 		for _, step := range []struct{ table, file string }{
-			{"outbox", "000001_create_outbox.up.sql"}, {"outbox_tick", "000004_turn_outbox_ring.up.sql"},
+			{"outbox", "000001_create_outbox.up.sql"}, {"outbox_tick", "000004_keep_outbox.up.sql"},
 		} {
 			var there bool
 			if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, step.table).Scan(&there); err != nil || there {
@@ -116,9 +116,9 @@ func (c *statusCmd) Run(ctx context.Context, out program.Streams) error {
 			return json.NewEncoder(out.Out).Encode(s)
 		}
 		return table(out.Out, func(w io.Writer) {
-			_, _ = fmt.Fprintln(w, "LANE\tBACKLOG\tOLDEST\tDEAD\tKEPT SINCE\tPOSITION")
+			_, _ = fmt.Fprintln(w, "LANE\tBACKLOG\tOLDEST\tDEAD\tPARKED\tKEPT SINCE\tPOSITION")
 			for _, l := range s.Lanes {
-				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%s\t%s\n", l.Lane, l.Backlog, clock(l.Oldest), l.Dead, clock(l.KeptSince), l.Position)
+				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%d\t%s\t%s\n", l.Lane, l.Backlog, clock(l.Oldest), l.Dead, l.Parked, clock(l.KeptSince), l.Position)
 			}
 			_, _ = fmt.Fprintln(w, "\nPART\tBYTES\t")
 			for _, p := range s.Ring {

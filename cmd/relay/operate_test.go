@@ -160,3 +160,37 @@ func TestMistakesInCommandsAreNamedInOneLine(t *testing.T) {
 		t.Errorf("after %s: %q", time.Since(begun), out)
 	}
 }
+
+// P10: a message without a stream waits apart, with what follows of its key,
+// and leaves in order when there is one; the others are not held up.
+func TestAMissingStreamHoldsUpOnlyItsOwnMessages(t *testing.T) {
+	t.Parallel()
+	db, broker := testkit.DatabaseURL(t), testkit.NATS(t).URL()
+	pool, s := testkit.Pool(t, db), stream(t, broker)
+	early := insert(t, pool, "other", "s.early")
+	later := insert(t, pool, "k", "later.1")
+	behind := insert(t, pool, "k", "s.behind")
+	start(t, db, broker)
+	free := insert(t, pool, "free", "s.free")
+	awaitIDs(t, s, early, free)
+	parked := func(want int) {
+		t.Helper()
+		testkit.Eventually(t, "parked messages", 30*time.Second, func() (bool, string) {
+			var s outbox.Status
+			out := command(t, 0, "status", "--json", "--database-url", db)
+			return json.Unmarshal([]byte(out), &s) == nil && len(s.Lanes) == 1 && s.Lanes[0].Parked == want, out
+		})
+	}
+	parked(2)
+	s = streamFor(t, broker, "s.>", "later.>")
+	parked(0)
+	awaitIDs(t, s, early, free, later, behind)
+	m, err := s.GetLastMsgForSubject(t.Context(), "later.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.GetLastMsgForSubject(t.Context(), "s.behind")
+	if err != nil || after.Sequence < m.Sequence {
+		t.Errorf("the message behind it came first (%v)", err)
+	}
+}

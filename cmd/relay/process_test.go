@@ -178,6 +178,11 @@ func insert(t testing.TB, pool *pgxpool.Pool, key, subject string) string {
 // stream makes a stream S for s.> and returns it.
 func stream(t testing.TB, url string) jetstream.Stream {
 	t.Helper()
+	return streamFor(t, url, "s.>")
+}
+
+func streamFor(t testing.TB, url string, subjects ...string) jetstream.Stream {
+	t.Helper()
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +192,7 @@ func stream(t testing.TB, url string) jetstream.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	s, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: subjects})
 	if err != nil {
 		t.Fatal(err)
 	}

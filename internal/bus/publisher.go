@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,10 @@ const (
 )
 
 // Error codes of the JetStream API.
-const codeMessageTooLarge = 10054
+const (
+	codeMessageTooLarge = 10054
+	codeStoreFailed     = 10077 // a limit of the stream is reached
+)
 
 // NewPublisher makes a publisher on nc, which must not buffer while it is
 // disconnected (see [Connect]).
@@ -51,7 +55,7 @@ var errNotSent = errors.New("not sent: an earlier message failed, or the relay i
 // Publish sends the rows and waits until each is acknowledged, refused, or its
 // outcome unknown. Rows of different keys are under way together; a key's next
 // row is sent only when its previous one has been acknowledged, so that none
-// can overtake it for good. The client does not retry on its own: that would
+// can overtake it for good; after a row that is blocked the others go on. The client does not retry on its own: that would
 // reorder.
 //
 // A cancelled ctx stops the sending, but not the waiting: the outcome of what
@@ -62,16 +66,17 @@ func (p *Publisher) Publish(ctx context.Context, rows []outbox.Row) []outbox.Res
 	for i := range rows {
 		results[i].Err, todo[i] = errNotSent, i
 	}
+	known := map[string]bool{} // whether the subject has no stream
 	for ok := true; ok && len(todo) > 0; {
-		todo, ok = p.round(ctx, rows, todo, results)
+		todo, ok = p.round(ctx, rows, todo, results, known)
 	}
 	return results
 }
 
 // round sends the first row of each key among todo, and returns the others. It
 // is not ok if a row must be sent again.
-func (p *Publisher) round(ctx context.Context, rows []outbox.Row, todo []int, results []outbox.Result) (later []int, ok bool) {
-	busy := make(map[string]struct{}, len(todo))
+func (p *Publisher) round(ctx context.Context, rows []outbox.Row, todo []int, results []outbox.Result, known map[string]bool) (later []int, ok bool) {
+	busy, blocked := make(map[string]struct{}, len(todo)), map[string]bool{}
 	var sent []int
 	var futures []jetstream.PubAckFuture
 	ok = true
@@ -79,7 +84,10 @@ func (p *Publisher) round(ctx context.Context, rows []outbox.Row, todo []int, re
 	await := func() {
 		i := sent[awaited]
 		results[i] = p.await(futures[awaited])
-		ok = ok && (results[i].Err == nil || results[i].Poison)
+		if results[i].Err != nil && p.refused(ctx, rows[i].Subject, results[i].Err, known) {
+			results[i].Blocked, blocked[rows[i].Key] = true, true
+		}
+		ok = ok && (results[i].Err == nil || results[i].Poison || results[i].Blocked)
 		awaited++
 	}
 	for _, i := range todo {
@@ -105,7 +113,35 @@ func (p *Publisher) round(ctx context.Context, rows []outbox.Row, todo []int, re
 	for awaited < len(sent) {
 		await()
 	}
+	if len(blocked) > 0 {
+		later = slices.DeleteFunc(later, func(i int) bool { return blocked[rows[i].Key] })
+	}
 	return later, ok
+}
+
+// refused says whether only this subject is refused: its stream is full, or
+// JetStream says that no stream takes it. That nobody answered is not enough:
+// a stream has no leader for a moment, or JetStream is away.
+func (p *Publisher) refused(ctx context.Context, subject string, err error, known map[string]bool) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return int(api.ErrorCode) == codeStoreFailed
+	}
+	if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return false
+	}
+	none, asked := known[subject]
+	if _, away := known[""]; !asked && !away {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
+		defer cancel()
+		_, err := p.js.StreamNameBySubject(ctx, subject)
+		none = errors.Is(err, jetstream.ErrStreamNotFound)
+		known[subject] = none
+		if err != nil && !none {
+			known[""] = true // JetStream is away: it need not be asked of every subject
+		}
+	}
+	return none
 }
 
 // send sends one row; the result says why it could not.

@@ -34,6 +34,7 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 		  ('outbox_ring', '{current_slot,switched_at}', '{SELECT,UPDATE}'),
 		  ('outbox_tick', '{lane,taken_at,snap_from}', '{SELECT,INSERT,DELETE}'),
 		  ('outbox_lane', '{lane,snap_from,snap_to,pos}', '{SELECT,UPDATE}'),
+		  ('outbox_parked', '{id,seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT,DELETE}'),
 		  ('outbox_dead', '{seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT}')
 		) AS r (t, columns, rights)`
 	rows, err := pool.Query(ctx, q)

@@ -58,7 +58,7 @@ func TestTheRelayNeedsFewRights(t *testing.T) {
 	if err := Check(t.Context(), pool); !errors.Is(err, ErrNoOutbox) || !strings.Contains(err.Error(), "no right to SELECT on outbox; no right to SELECT, TRUNCATE on outbox_0;") {
 		t.Errorf("without rights: got %v", err)
 	}
-	if err := Check(t.Context(), pool); err == nil || !strings.Contains(err.Error(), "no right to SELECT, UPDATE on outbox_ring; no right to SELECT, INSERT, DELETE on outbox_tick; no right to SELECT, UPDATE on outbox_lane; no right to SELECT, INSERT on outbox_dead") {
+	if err := Check(t.Context(), pool); err == nil || !strings.Contains(err.Error(), "no right to SELECT, UPDATE on outbox_ring; no right to SELECT, INSERT, DELETE on outbox_tick; no right to SELECT, UPDATE on outbox_lane; no right to SELECT, INSERT, DELETE on outbox_parked; no right to SELECT, INSERT on outbox_dead") {
 		t.Errorf("without rights: got %v", err)
 	}
 	execute(t, admin, strings.ReplaceAll(documented(t, "rights of the relay"), "TO relay", "TO "+role))

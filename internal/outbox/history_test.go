@@ -133,7 +133,7 @@ func relayUntil(t *testing.T, pool *pgxpool.Pool, b *chaoticBroker, r *rand.Rand
 			restart()
 			continue
 		}
-		done, _, _ := judge(p.rows, results)
+		done, _, _ := judge(p.rows, results, false)
 		if done == 0 {
 			continue
 		}

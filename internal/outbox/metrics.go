@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	oldest       prometheus.Gauge
 	published    *prometheus.CounterVec
+	parked       prometheus.Gauge
 	failedPasses prometheus.Counter
 	turns        *prometheus.CounterVec
 	latency      prometheus.Histogram
@@ -16,8 +17,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		oldest: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "outbox_oldest_pending_seconds", Help: "Age of the oldest row of the page at hand; 0 when nothing waits. The one to alert on."}),
+		parked: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "outbox_parked_rows", Help: "Rows that wait apart because no stream takes their subject, or it is full, and those of their keys behind them."}),
 		published: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "outbox_published_total", Help: "Rows that left the outbox, acknowledged or dead."}, []string{"outcome"}),
+			Name: "outbox_published_total", Help: "Rows that left the outbox, acknowledged, dead or parked; parked ones are counted again when they go."}, []string{"outcome"}),
 		failedPasses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "outbox_failed_passes_total", Help: "Passes that ended with an error and are tried again."}),
 		turns: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -25,14 +28,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_publish_latency_seconds", Help: "From the insert of a row to the broker's acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
 	}
-	for _, outcome := range []string{"acknowledged", "dead"} {
+	for _, outcome := range []string{"acknowledged", "dead", "parked"} {
 		m.published.WithLabelValues(outcome) // from zero, so that an alert sees the first
 	}
 	for _, outcome := range []string{"turned", "skipped", "failed"} {
 		m.turns.WithLabelValues(outcome)
 	}
 	if reg != nil {
-		reg.MustRegister(m.oldest, m.published, m.failedPasses, m.turns, m.latency)
+		reg.MustRegister(m.oldest, m.parked, m.published, m.failedPasses, m.turns, m.latency)
 	}
 	return m
 }

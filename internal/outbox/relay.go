@@ -27,13 +27,18 @@ type Row struct {
 type Result struct {
 	Err    error // nil: acknowledged
 	Poison bool  // Err will never pass: the row becomes a dead letter
+
+	// Blocked says that Err will pass, but concerns this subject and not the
+	// broker: no stream takes it, or its stream is full.
+	Blocked bool
 }
 
 // Publisher sends rows to the broker and returns one result for each once all
 // are known. It sends a key's next row only when the broker has the previous
-// one. After the first failure it sends nothing more; what was not sent, or was
-// not acknowledged, carries an error: whether the broker has it is then
-// unknown, and the row will be offered again.
+// one. After the first failure it sends nothing more, but for poison, and but
+// for a blocked row, after which it sends nothing more of that key. What was not
+// sent, or was not acknowledged, carries an error: whether the broker has it is
+// then unknown, and the row will be offered again.
 type Publisher interface {
 	Publish(ctx context.Context, rows []Row) []Result
 }
@@ -81,6 +86,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		n, err := r.pass(ctx, rd)
 		house.keep(ctx, rd.moves)
+		r.Metrics.parked.Set(float64(rd.parking.rows))
+		if m, retryErr := r.retry(ctx, rd); m > 0 || retryErr != nil {
+			n, err = n+m, cmp.Or(err, retryErr)
+		}
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errMoved): // nothing is wrong: one of two relays is enough
@@ -133,8 +142,11 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 		return 0, nil
 	}
 	r.Metrics.oldest.Set(max(0, time.Since(p.rows[0].CreatedAt).Seconds())) // clocks differ
-	results := r.Publisher.Publish(ctx, p.rows)
-	done, dead, publishErr := judge(p.rows, results)
+	results, err := rd.offer(ctx, r.Publisher, p.rows)
+	if err != nil {
+		return 0, err
+	}
+	done, out, publishErr := judge(p.rows, results, rd.mayPark(results, time.Now()))
 	r.observe(p.rows[:done], results[:done])
 	if done == 0 {
 		return 0, publishErr
@@ -142,41 +154,54 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 	// What is published must be noted even while stopping.
 	settleCtx, cancelSettle := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancelSettle()
-	if err := rd.settle(settleCtx, p, done, dead); err != nil {
+	if err := rd.settle(settleCtx, p, done, out); err != nil {
 		return 0, errors.Join(err, publishErr)
 	}
-	for _, d := range dead {
-		r.Log.ErrorContext(ctx, "outbox message became a dead letter", "msg_id", d.row.MsgID, "subject", d.row.Subject, "key", d.row.Key, "err", d.err)
-	}
+	r.logDead(ctx, out)
 	return done, publishErr
 }
 
-// deadRow is a row that the broker will never take.
-type deadRow struct {
-	row Row
-	err error
-}
-
-// judge finds how many rows, from the first, are done with: acknowledged or
-// dead. The rows after those are offered again, acknowledged or not, so that
-// no row overtakes an earlier one of its key for good.
-func judge(rows []Row, results []Result) (done int, dead []deadRow, err error) {
-	for i, res := range results {
-		switch {
-		case res.Err == nil:
-		case res.Poison:
-			dead = append(dead, deadRow{rows[i], res.Err})
-		default:
-			return i, dead, res.Err
+func (r *Relay) logDead(ctx context.Context, out []aside) {
+	for _, d := range out {
+		if !d.parked {
+			r.Log.ErrorContext(ctx, "outbox message became a dead letter", "msg_id", d.row.MsgID, "subject", d.row.Subject, "key", d.row.Key, "err", d.err)
 		}
 	}
-	return len(results), dead, nil
+}
+
+// aside is a row that leaves the outbox without having been published.
+type aside struct {
+	row    Row
+	err    error
+	parked bool // until the broker takes it; else it is dead
+}
+
+// judge finds how many rows, from the first, are done with: acknowledged, dead
+// or, if that may be, parked. The rows after those are offered again,
+// acknowledged or not, so that no row overtakes an earlier one of its key for
+// good.
+func judge(rows []Row, results []Result, mayPark bool) (done int, out []aside, err error) {
+	parked := map[string]bool{}
+	for i, res := range results {
+		key := rows[i].Key
+		switch {
+		case mayPark && (res.Blocked || parked[key]):
+			parked[key] = true
+			out = append(out, aside{rows[i], cmp.Or(res.Err, errBehind), true})
+		case res.Err == nil:
+		case res.Poison:
+			out = append(out, aside{row: rows[i], err: res.Err})
+		default:
+			return i, out, res.Err
+		}
+	}
+	return len(results), out, nil
 }
 
 func (r *Relay) observe(rows []Row, results []Result) {
 	for i, row := range rows {
 		if results[i].Err != nil {
-			r.Metrics.published.WithLabelValues("dead").Inc()
+			r.Metrics.published.WithLabelValues(map[bool]string{true: "dead", false: "parked"}[results[i].Poison]).Inc()
 			continue
 		}
 		r.Metrics.published.WithLabelValues("acknowledged").Inc()

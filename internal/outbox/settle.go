@@ -12,14 +12,14 @@ import (
 var errMoved = errors.New("another relay has moved the position: reading again")
 
 // settle moves the stored position past the first done rows of the page, and
-// stores the dead ones among them in the same transaction. It is a
+// stores those that are set aside, dead or parked, in the same transaction. It is a
 // compare-and-set: if another relay has moved the position, nothing is written
 // and an error is returned.
 //
 // The position is written with synchronous_commit off: losing the latest move
 // in a crash means publishing some rows again, which their message ids make
-// harmless. Dead letters are written with it on.
-func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) error {
+// harmless. Rows that are set aside are written with it on.
+func (rd *reader) settle(ctx context.Context, p page, done int, out []aside) error {
 	next := position{from: p.to}
 	if done < len(p.rows) || !p.last {
 		next = position{from: p.from, to: &p.to, pos: p.rows[done-1].Seq}
@@ -31,12 +31,12 @@ func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) 
 		WHERE lane = $4 AND snap_from::text = $5 AND snap_to::text IS NOT DISTINCT FROM $6 AND pos = $7`
 	args := []any{next.from, next.to, next.pos, lane, rd.stored.from, rd.stored.to, rd.stored.pos, "off"}
 	var err error
-	if len(dead) == 0 {
+	if len(out) == 0 {
 		err = moved(rd.pool.Exec(ctx, move, args...))
 	} else {
 		args[7] = "on"
 		err = pgx.BeginFunc(ctx, rd.pool, func(tx pgx.Tx) error {
-			if err := insertDead(ctx, tx, dead); err != nil {
+			if err := setAside(ctx, tx, out); err != nil {
 				return err
 			}
 			return moved(tx.Exec(ctx, move, args...))
@@ -45,6 +45,12 @@ func (rd *reader) settle(ctx context.Context, p page, done int, dead []deadRow) 
 	if err != nil {
 		rd.haveSeen = false // the move may have happened: look again
 		return fmt.Errorf("settle outbox: %w", err)
+	}
+	for _, a := range out {
+		if a.parked {
+			rd.parking.may = true
+			rd.parking.rows++
+		}
 	}
 	rd.stored, rd.from, rd.moves = next, next.from, rd.moves+1
 	return nil
@@ -57,13 +63,19 @@ func moved(tag pgconn.CommandTag, err error) error {
 	return err
 }
 
-func insertDead(ctx context.Context, tx pgx.Tx, dead []deadRow) error {
+// setAside stores rows that leave the outbox without having been published. A
+// row that is there already was rewound to.
+func setAside(ctx context.Context, tx pgx.Tx, out []aside) error {
 	b := &pgx.Batch{}
-	for _, d := range dead {
+	for _, a := range out {
+		table := "outbox_dead"
+		if a.parked {
+			table = "outbox_parked"
+		}
 		b.Queue(`
-			INSERT INTO outbox_dead (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
+			INSERT INTO `+table+` (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING`,
-			d.row.Seq, lane, d.row.Key, d.row.MsgID, d.row.Subject, string(d.row.Headers), d.row.Payload, d.row.CreatedAt, d.err.Error())
+			a.row.Seq, lane, a.row.Key, a.row.MsgID, a.row.Subject, string(a.row.Headers), a.row.Payload, a.row.CreatedAt, a.err.Error())
 	}
 	return tx.SendBatch(ctx, b).Close()
 }

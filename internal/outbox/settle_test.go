@@ -101,7 +101,7 @@ func TestAPoisonedMessageBecomesADeadLetter(t *testing.T) {
 		t.Fatal(err)
 	}
 	execute(t, pool, `UPDATE outbox_lane SET snap_to = snap_from, pos = 0`)
-	_, dead, _ := judge(p.rows, relay.broker.answer(p.rows))
+	_, dead, _ := judge(p.rows, relay.broker.answer(p.rows), false)
 	if err := relay.settle(t.Context(), p, len(p.rows), dead); !errors.Is(err, errMoved) {
 		t.Fatalf("got %v, want %v", err, errMoved)
 	}

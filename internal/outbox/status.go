@@ -21,6 +21,7 @@ type LaneStatus struct {
 	Backlog   int        `json:"backlog"` // rows to publish, counted up to a million
 	Oldest    *time.Time `json:"oldest"`  // when the first of them was written; nil: there is none
 	Dead      int        `json:"dead"`
+	Parked    int        `json:"parked"`
 	KeptSince *time.Time `json:"kept_since"` // what was published since then is still there; nil: not known
 	Position  string     `json:"position"`   // everything visible in this snapshot was published
 	Window    *string    `json:"window"`     // the snapshot that ends the window at hand; nil: none
@@ -46,6 +47,7 @@ func ReadStatus(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 			SELECT l.lane, 0, NULL::timestamptz, (SELECT count(*) FROM outbox_dead d WHERE d.lane = l.lane),
+			       (SELECT count(*) FROM outbox_parked p WHERE p.lane = l.lane),
 			       (SELECT min(t.taken_at) FROM outbox_tick t WHERE t.lane = l.lane), l.snap_from::text, l.snap_to::text, l.pos
 			FROM outbox_lane l ORDER BY l.lane`)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -27,6 +28,7 @@ type reader struct {
 	haveSeen bool
 	listed   list // of the open window
 	moves    int  // how often we moved the position
+	parking  parking
 }
 
 // limits bound the memory of a reader.
@@ -34,9 +36,13 @@ type limits struct {
 	rows  int // in a page
 	bytes int // of payload in a page; a single larger row is a page of its own
 	list  int // positions known ahead
+
+	parked   int           // rows that may be parked, more or less
+	patience time.Duration // how long nothing may be taken before rows are parked all the same
 }
 
-var defaultLimits = limits{rows: 500, bytes: 8 << 20, list: 50_000}
+// The patience is more than it takes Skald to make a lost stream again.
+var defaultLimits = limits{rows: 500, bytes: 8 << 20, list: 50_000, parked: 100_000, patience: 10 * time.Second}
 
 // position is what outbox_lane holds.
 type position struct {
@@ -103,6 +109,7 @@ func (rd *reader) next(ctx context.Context) (page, error) {
 		// promoted, which may give out again the transaction ids that we saw on
 		// the one before.
 		rd.stored, rd.from, rd.timeline, rd.haveSeen = s.stored, s.stored.from, s.timeline, true
+		rd.parking = parking{may: true, rows: rd.parking.rows, blocked: rd.parking.blocked}
 	}
 	p := page{from: rd.from, to: s.now}
 	if s.stored.to != nil { // a window was begun: it keeps its bounds

@@ -14,3 +14,21 @@ CREATE TABLE outbox_tick (
     PRIMARY KEY (lane, taken_at)
 );
 INSERT INTO outbox_tick (lane, snap_from) SELECT lane, snap_from FROM outbox_lane;
+
+-- Messages that NATS will take, but not now: no stream takes their subject, or
+-- it is full; and the messages of their keys behind them. The relay has passed
+-- them in outbox, and tries them again in the order of id.
+CREATE TABLE outbox_parked (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq        bigint      NOT NULL UNIQUE,
+    lane       smallint    NOT NULL,
+    key        text        NOT NULL,
+    msg_id     uuid        NOT NULL,
+    subject    text        NOT NULL,
+    headers    json        NOT NULL,
+    payload    bytea       NOT NULL,
+    created_at timestamptz NOT NULL,
+    error      text        NOT NULL,
+    parked_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX outbox_parked_key_id ON outbox_parked (key, id); -- whether a key has messages here

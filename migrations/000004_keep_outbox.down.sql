@@ -1,2 +1,2 @@
-DROP TABLE outbox_tick;
+DROP TABLE outbox_parked, outbox_tick;
 ALTER TABLE outbox_ring DROP COLUMN switched_at;
