@@ -61,7 +61,8 @@ type Saga struct {
 	Status            saga.Status
 	Input             json.RawMessage
 	Steps             []Step
-	Error             *Failure // why it turned back, or why it is stuck
+	Errors            []saga.Trouble // all that is wrong, of a saga that is stuck or abandoned
+	Error             *Failure           // why it turned back, or why it is stuck
 	CancelRequested   bool
 	Overdue           bool
 	PausedAt          *time.Time // nil: it is not paused
@@ -133,6 +134,9 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	}
 	if s.Status.Ended() {
 		v.EndedAt = &updated
+	}
+	if len(def.Steps) > 0 && (s.Status == saga.Stuck || s.Status == saga.Abandoned) {
+		v.Errors = s.Troubles(def)
 	}
 	for i, step := range def.Steps { // none if the definition cannot be read
 		st := s.Steps[i]

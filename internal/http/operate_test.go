@@ -142,6 +142,9 @@ func TestAStepCanEndOnlyAsItCouldHave(t *testing.T) {
 		}
 		s.verb(id, "retry", ``)
 	}
+	if v.Errors == nil || len(*v.Errors) != 2 || (*v.Errors)[0].Phase != "compensation" || (*v.Errors)[1].Code != "card-declined" || (*v.Errors)[1].Phase != "action" {
+		t.Errorf("errors of a stuck saga: %+v", v.Errors)
+	}
 	p := s.refused(id, "steps/reserve-stock/resolve", `{"phase": "compensation", "outcome": "failed", "reason": "r"}`, api.ProblemCodeOutcomeNotPossible, v.Actions...)
 	if p.Detail == nil || !strings.Contains(*p.Detail, "succeeded or skipped") {
 		t.Errorf("the detail is %v", p.Detail)

@@ -141,6 +141,13 @@ func sagaView(s coordinator.Saga) api.Saga {
 	if s.RestartedAs != uuid.Nil {
 		v.Links.RestartedAs = optional(sagasPath + "/" + s.RestartedAs.String())
 	}
+	if s.Errors != nil {
+		all := make([]api.StepFailure, len(s.Errors))
+		for i, e := range s.Errors {
+			all[i] = api.StepFailure{Step: e.Step, Phase: string(e.Phase), Code: e.Code, Message: optional(e.Message)}
+		}
+		v.Errors = &all
+	}
 	for i, st := range s.Steps {
 		v.Steps[i] = api.Step{
 			Name: st.Name, Participant: st.Participant, Kind: api.StepKind(st.Kind), Status: api.StepStatus(st.Status),

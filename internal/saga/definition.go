@@ -25,8 +25,9 @@ type Definition struct {
 	Version    int // given by whoever stores it, from 1
 	Deadline   time.Duration
 	OnDeadline OnDeadline
-	Events     Events // which facts of its sagas are published
-	Steps      []Step // in dependency order
+	OnStuck    OnStuck // of compensations
+	Events     Events  // which facts of its sagas are published
+	Steps      []Step  // in dependency order
 
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source
@@ -41,6 +42,15 @@ type OnDeadline string
 const (
 	DeadlineCompensates OnDeadline = "compensate"
 	DeadlineSuspends    OnDeadline = "suspend" // paused, until an operator decides
+)
+
+// OnStuck says what becomes of the compensations behind one that is stuck.
+type OnStuck string
+
+// What a stuck compensation does to those behind it.
+const (
+	StuckWaits     OnStuck = "wait"
+	StuckContinues OnStuck = "continue"
 )
 
 // Events says which facts of a saga's history are published as messages.

@@ -35,6 +35,7 @@ type document struct {
 	Name       string         `yaml:"name" json:"name"`
 	Deadline   duration       `yaml:"deadline" json:"deadline,omitzero"`
 	OnDeadline OnDeadline     `yaml:"on_deadline" json:"on_deadline,omitempty"`
+	OnStuck    OnStuck        `yaml:"on_stuck" json:"on_stuck,omitempty"`
 	Events     Events         `yaml:"events" json:"events,omitempty"`
 	Steps      []documentStep `yaml:"steps" json:"steps"`
 }
@@ -128,7 +129,7 @@ func wanted(goType string) string {
 
 func (doc document) definition() (*Definition, []error) {
 	var errs []error
-	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, Events: doc.Events}
+	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, OnStuck: doc.OnStuck, Events: doc.Events}
 	if !validName(doc.Name) {
 		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
 	}
@@ -139,6 +140,13 @@ func (doc document) definition() (*Definition, []error) {
 		errs = append(errs, errors.New("on_deadline: must be compensate or suspend"))
 	case doc.Deadline == 0:
 		errs = append(errs, errors.New("on_deadline: needs a deadline"))
+	}
+	switch d.OnStuck {
+	case "":
+		d.OnStuck = StuckWaits
+	case StuckWaits, StuckContinues:
+	default:
+		errs = append(errs, errors.New("on_stuck: must be wait or continue"))
 	}
 	switch d.Events {
 	case "":

@@ -174,8 +174,9 @@ func TestABadDefinitionIsRefusedWithThePlace(t *testing.T) {
 				"line 5: a duration …", "line 6: a duration …", "line 7: a duration …", "line 7: a duration …",
 			},
 		},
-		"a deadline that does something else": {"name: d\ndeadline: 1m\non_deadline: forget\n" + step(undo)[len("name: d\n"):], []string{"on_deadline: must be compensate or suspend"}},
-		"what a deadline does, without one":   {"name: d\non_deadline: suspend\n" + step(undo)[len("name: d\n"):], []string{"on_deadline: needs a deadline"}},
+		"a deadline that does something else":   {"name: d\ndeadline: 1m\non_deadline: forget\n" + step(undo)[len("name: d\n"):], []string{"on_deadline: must be compensate or suspend"}},
+		"what a deadline does, without one":     {"name: d\non_deadline: suspend\n" + step(undo)[len("name: d\n"):], []string{"on_deadline: needs a deadline"}},
+		"a stuck saga that does something else": {"name: d\non_stuck: forget\n" + step(undo)[len("name: d\n"):], []string{"on_stuck: must be wait or continue"}},
 		"a number of attempts that is none": {
 			step(undo + ", retry: {max_attempts: many}"), []string{"line 3: want a whole number"},
 		},

@@ -97,10 +97,12 @@ func (m *machine) backward() (done bool) {
 			done = false
 			if !blocked[i] && !m.state.Paused() && (st.Status == StepSucceeded || st.Status == StepUnknown) {
 				m.issue(i, Compensation, 1, 1)
+				st = m.state.Steps[i] // it may be stuck at once
 			}
 		}
+		passed := !left || (st.Status == StepStuck && st.Phase == Compensation && m.def.OnStuck == StuckContinues)
 		for _, p := range step.After {
-			blocked[p] = blocked[p] || left || blocked[i]
+			blocked[p] = blocked[p] || !passed || blocked[i]
 		}
 	}
 	return done

@@ -182,6 +182,34 @@ func (s State) Failure() *Failure {
 	return nil
 }
 
+// Trouble is what went wrong with one operation of a step.
+type Trouble struct {
+	Failure
+	Phase Phase
+}
+
+// Troubles lists all that is wrong: for each step why its action failed or was
+// given up, and what is the matter with its compensation.
+func (s State) Troubles(def *Definition) []Trouble {
+	var all []Trouble
+	for i, st := range s.Steps {
+		add := func(f *Failure, phase Phase) {
+			if f != nil {
+				all = append(all, Trouble{Failure{Code: f.Code, Message: f.Message, Step: def.Steps[i].Name}, phase})
+			}
+		}
+		if st.Notes != nil {
+			add(st.Notes.ActionError, Action)
+		}
+		if st.Phase == Compensation {
+			add(st.Error, Compensation)
+		} else {
+			add(st.Error, Action)
+		}
+	}
+	return all
+}
+
 // pivotPassed reports whether the saga can only go forward.
 func pivotPassed(def *Definition, s State) bool {
 	i := def.pivot

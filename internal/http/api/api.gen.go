@@ -641,6 +641,10 @@ type Saga struct {
 	EndedAt           *time.Time `json:"ended_at,omitempty"`
 	Error             *Failure   `json:"error,omitempty"`
 
+	// Errors Of a saga that is stuck or abandoned, all that is wrong: for each step why its action failed or was given up, and
+	// what is the matter with its compensation.
+	Errors *[]StepFailure `json:"errors,omitempty"`
+
 	// Id A UUIDv7.
 	//
 	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
@@ -730,6 +734,18 @@ type StepKind string
 
 // StepStatus defines model for Step.Status.
 type StepStatus string
+
+// StepFailure defines model for StepFailure.
+type StepFailure struct {
+	Code    string  `json:"code"`
+	Message *string `json:"message,omitempty"`
+
+	// Phase Which of the step's operations is meant, `action` or `compensation`.
+	Phase string `json:"phase"`
+
+	// Step Example: order
+	Step Name `json:"step"`
+}
 
 // Version defines model for Version.
 type Version struct {
