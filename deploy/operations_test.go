@@ -41,7 +41,7 @@ func TestEveryFlagOfTheOperationsPageExists(t *testing.T) {
 	t.Parallel()
 	help := ""
 	for _, c := range [][]string{
-		{"cmd/server", "serve", "--help"}, {"cmd/server", "migrate", "down", "--help"}, {"cmd/relay", "run", "--help"},
+		{"cmd/server", "serve", "--help"}, {"cmd/server", "migrate", "down", "--help"}, {"cmd/relay", "run", "--help"}, {"cmd/relay", "rewind", "--help"},
 	} {
 		out, err := exec.Command(testkit.Build(t, c[0]), c[1:]...).CombinedOutput()
 		if err != nil {

@@ -91,7 +91,8 @@ const lockDue = `
 			SELECT ctid FROM saga_timer WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 		RETURNING saga_id, withheld)
 	SELECT ` + sagaColumns + `,
-	       (SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l), d.withheld
+	       (SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l)
+	         AND NOT EXISTS (SELECT FROM outbox_parked p WHERE p.key = s.id::text), d.withheld
 	FROM (SELECT saga_id, bool_or(withheld) AS withheld FROM due GROUP BY saga_id) d
 	JOIN saga s ON s.id = d.saga_id
 	WHERE s.status IN ('running', 'compensating', 'stuck')

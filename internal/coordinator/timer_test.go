@@ -108,6 +108,21 @@ func TestACommandThatWasNotPublishedSpendsNoAttempt(t *testing.T) {
 		t.Fatalf("attempts were spent: %+v", got.Steps[0])
 	}
 	f.published()
+	if _, err := f.pool.Exec(t.Context(), `INSERT INTO outbox_parked (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
+		SELECT seq, lane, key, msg_id, subject, headers, payload, created_at, 'the stream is full' FROM outbox`); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.advance(31 * time.Second)
+	testkit.Eventually(t, "its timer was looked at while the command was parked", 20*time.Second, func() (bool, string) {
+		n := f.count(`SELECT count(*) FROM saga_timer WHERE withheld AND due_at > $1`, f.clock.Now())
+		return n == 1, fmt.Sprint(n)
+	})
+	if got := f.get(s.ID); got.Version != 1 || len(f.commands()) != 0 {
+		t.Fatalf("attempts were spent while the command was parked: %+v", got.Steps[0])
+	}
+	if _, err := f.pool.Exec(t.Context(), `DELETE FROM outbox_parked`); err != nil {
+		t.Fatal(err)
+	}
 	f.clock.advance(31 * time.Second)
 	testkit.Eventually(t, "the whole timeout begins when the command has left", 20*time.Second, func() (bool, string) {
 		step := f.get(s.ID).Steps[0]
