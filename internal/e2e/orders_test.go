@@ -203,6 +203,7 @@ func (s *system) audit(c *customers) {
 		"P5: orders shipped more than once":    {`SELECT count(*)::text FROM (SELECT order_id FROM shipping.shipments GROUP BY 1 HAVING count(*) > 1) x`, "shop"},
 		"P6: unreadable replies":               {`SELECT count(*)::text FROM dead_letter`, "skald"},
 		"P9: messages that NATS did not take":  {`SELECT count(*)::text FROM outbox_dead`, "skald"},
+		"P9: messages that are parked":         {`SELECT count(*)::text FROM outbox_parked`, "skald"},
 		"P9: messages that were not published": {`SELECT count(*)::text FROM outbox, outbox_lane l WHERE NOT pg_visible_in_snapshot(xid, l.snap_from)`, "skald"},
 	} {
 		pool := skald
