@@ -242,6 +242,12 @@ func (m *machine) window(ctx context.Context, done *atomic.Int64, warm, d time.D
 	if err := wait(ctx, d); err != nil {
 		return slice{}, err
 	}
+	// Where everything is slow, a short time is not enough for a batch.
+	for late := time.Now().Add(30 * time.Second); done.Load() == began && time.Now().Before(late); {
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
+			return slice{}, err
+		}
+	}
 	if counting != nil {
 		counting.Store(false)
 	}

@@ -47,7 +47,8 @@ func boot(ctx context.Context, cfg Config) (*machine, error) {
 }
 
 func (m *machine) boot(ctx context.Context) (err error) {
-	if m.dir, err = os.MkdirTemp("", "skald-bench-"); err != nil {
+	embedded.SweepStale() // a bench that was killed leaves its folder; this one's name says whose it is
+	if m.dir, err = os.MkdirTemp("", fmt.Sprintf("skald-%d-bench-", os.Getpid())); err != nil {
 		return err
 	}
 	if err = os.Chmod(m.dir, 0o755); err != nil { //nolint:gosec // Postgres may run as another user

@@ -22,7 +22,8 @@ type child struct {
 	cmd    *exec.Cmd
 	stdin  io.Closer // nil: the child does not look at it
 	exited chan struct{}
-	err    error // what it ended with, once it has
+	err    error         // what it ended with, once it has
+	heard  chan struct{} // closed when all that it wrote has been read
 
 	mu   sync.Mutex
 	last []string // of its lines
@@ -32,7 +33,7 @@ type child struct {
 // If job is not nil, the program gets it as JSON on its standard input, which
 // stays open until the program is to end.
 func spawn(ctx context.Context, role string, job any, ready func(line []byte) bool, path string, args ...string) (*child, error) {
-	c := &child{role: role, cmd: exec.Command(path, args...), exited: make(chan struct{})} //nolint:noctx // it is stopped by hand
+	c := &child{role: role, cmd: exec.Command(path, args...), exited: make(chan struct{}), heard: make(chan struct{})} //nolint:noctx // it is stopped by hand
 	c.cmd.SysProcAttr = processAttributes()
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -88,6 +89,7 @@ func (c *child) run() error {
 }
 
 func (c *child) read(out io.ReadCloser, ready func([]byte) bool, accepted chan<- struct{}) {
+	defer close(c.heard)
 	defer func() { _ = out.Close() }()
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
@@ -104,8 +106,16 @@ func (c *child) read(out io.ReadCloser, ready func([]byte) bool, accepted chan<-
 	_, _ = io.Copy(io.Discard, out) // an endless line must not block it
 }
 
-// said returns its last lines.
+// said returns its last lines: of a program that has ended, the very last.
 func (c *child) said() string {
+	select {
+	case <-c.exited:
+		select {
+		case <-c.heard:
+		case <-time.After(time.Second): // a child of its own may still hold the pipe
+		}
+	default:
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return strings.Join(c.last, "; ")
