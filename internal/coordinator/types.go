@@ -62,7 +62,7 @@ type Saga struct {
 	Input             json.RawMessage
 	Steps             []Step
 	Errors            []saga.Trouble // all that is wrong, of a saga that is stuck or abandoned
-	Error             *Failure           // why it turned back, or why it is stuck
+	Error             *Failure       // why it turned back, or why it is stuck
 	CancelRequested   bool
 	Overdue           bool
 	PausedAt          *time.Time // nil: it is not paused
