@@ -114,7 +114,7 @@ type parkedRow struct {
 // returns how many went.
 func (r *Relay) retry(ctx context.Context, rd *reader) (int, error) {
 	pk := &rd.parking
-	if !pk.may || ctx.Err() != nil || time.Now().Before(pk.next) {
+	if !pk.may || time.Now().Before(pk.next) {
 		return 0, nil
 	}
 	page, err := rd.readParked(ctx)
