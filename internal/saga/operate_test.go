@@ -3,6 +3,7 @@ package saga_test
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -306,6 +307,22 @@ func TestAReplyThatContradictsAnOperatorMakesTheSagaStuck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Once it is in doubt whether the pivot has happened, nothing more is begun
+// behind it, however far.
+func TestNothingBeginsBehindAStepInDispute(t *testing.T) {
+	t.Parallel()
+	l := begin(t, strings.TrimSpace(pivoted)+"\n  - {name: s, participant: p, action: do-s, kind: retriable}\n", `{}`)
+	l.act("a", saga.Succeeded)
+	l.exhaust("v")
+	l.give(saga.Resolve{Step: "v", Phase: saga.Action, Outcome: saga.ResolveSucceeded})
+	l.act("v", saga.Failed)
+	l.act("r", saga.Succeeded)
+	l.want("stuck: a=succeeded v=stuck r=succeeded s=pending")
+	l.wantSent()
+	l.give(saga.Resolve{Step: "v", Phase: saga.Action, Outcome: saga.ResolveSucceeded})
+	l.wantSent("do-s#1")
 }
 
 // What agrees with the operator, or speaks of another effect, is only late.
