@@ -253,6 +253,17 @@ func TestADeadlineThatSuspendsIsTold(t *testing.T) {
 	f.verifyHistory()
 }
 
+func TestTheEndOfAnAbandonedSagaIsToldWithWhatWasWrong(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s, _ := f.stick()
+	f.do(f.c.Abandon(t.Context(), s.ID, ada))
+	events := f.events()
+	if last := string(events[len(events)-1].Payload); !strings.Contains(last, `"error":{"code":"retry"`) {
+		t.Errorf("listeners are told %s", last)
+	}
+}
+
 func TestVerbsAreRefusedWithWhatIsAllowed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
