@@ -16,18 +16,20 @@ const (
 	Compensatable Kind = "compensatable" // undone when the saga turns back
 	Pivot         Kind = "pivot"         // the point of no return: once it succeeds, only forward
 	Retriable     Kind = "retriable"     // after the pivot: tried until it succeeds
+	Notification  Kind = "notification"  // anywhere: sent, and no answer awaited. It never decides how a saga goes on
 )
 
 // Definition is one immutable version of a kind of saga. Get one from [Parse];
 // it is safe for concurrent use. Name, Version and Digest identify it.
 type Definition struct {
-	Name       string
-	Version    int // given by whoever stores it, from 1
-	Deadline   time.Duration
-	OnDeadline OnDeadline
-	OnStuck    OnStuck // of compensations
-	Events     Events  // which facts of its sagas are published
-	Steps      []Step  // in dependency order
+	Name        string
+	Version     int // given by whoever stores it, from 1
+	Deadline    time.Duration
+	OnDeadline  OnDeadline
+	OnStuck     OnStuck // of compensations
+	MaxParallel int     // most steps in flight at once, forward or back; 0: no limit
+	Events      Events  // which facts of its sagas are published
+	Steps       []Step  // in dependency order
 
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source
@@ -78,7 +80,7 @@ func (e Events) Has(t EntryType) bool {
 type Step struct {
 	Name              string
 	Participant       string
-	Action            string
+	Action            string // empty: nothing to do, only to undo
 	Compensation      string // empty: nothing to undo
 	Kind              Kind
 	After             []int         // indexes of the steps that must be through first

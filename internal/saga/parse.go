@@ -32,12 +32,13 @@ var (
 
 // document is the file format, in YAML or JSON.
 type document struct {
-	Name       string         `yaml:"name" json:"name"`
-	Deadline   duration       `yaml:"deadline" json:"deadline,omitzero"`
-	OnDeadline OnDeadline     `yaml:"on_deadline" json:"on_deadline,omitempty"`
-	OnStuck    OnStuck        `yaml:"on_stuck" json:"on_stuck,omitempty"`
-	Events     Events         `yaml:"events" json:"events,omitempty"`
-	Steps      []documentStep `yaml:"steps" json:"steps"`
+	Name        string         `yaml:"name" json:"name"`
+	Deadline    duration       `yaml:"deadline" json:"deadline,omitzero"`
+	OnDeadline  OnDeadline     `yaml:"on_deadline" json:"on_deadline,omitempty"`
+	OnStuck     OnStuck        `yaml:"on_stuck" json:"on_stuck,omitempty"`
+	MaxParallel int            `yaml:"max_parallel" json:"max_parallel,omitempty"`
+	Events      Events         `yaml:"events" json:"events,omitempty"`
+	Steps       []documentStep `yaml:"steps" json:"steps"`
 }
 
 type documentStep struct {
@@ -129,7 +130,7 @@ func wanted(goType string) string {
 
 func (doc document) definition() (*Definition, []error) {
 	var errs []error
-	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, OnStuck: doc.OnStuck, Events: doc.Events}
+	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, OnStuck: doc.OnStuck, MaxParallel: doc.MaxParallel, Events: doc.Events}
 	if !validName(doc.Name) {
 		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
 	}
@@ -140,6 +141,9 @@ func (doc document) definition() (*Definition, []error) {
 		errs = append(errs, errors.New("on_deadline: must be compensate or suspend"))
 	case doc.Deadline == 0:
 		errs = append(errs, errors.New("on_deadline: needs a deadline"))
+	}
+	if d.MaxParallel < 0 || d.MaxParallel > MaxSteps {
+		errs = append(errs, fmt.Errorf("max_parallel: must be 1 to %d, or left out for no limit", MaxSteps))
 	}
 	switch d.OnStuck {
 	case "":
@@ -187,20 +191,7 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 	if s.Kind == "" {
 		s.Kind = Compensatable
 	}
-	switch {
-	case s.Kind != Compensatable && s.Kind != Pivot && s.Kind != Retriable:
-		bad("kind: must be compensatable, pivot or retriable")
-	case s.Kind != Compensatable && (s.Compensation != "" || ds.CompensationRetry != nil):
-		bad("compensation: a %s step is never compensated", s.Kind)
-	case s.Kind == Compensatable && s.Compensation == "":
-		bad("compensation: must be given; write `none` if there is nothing to undo")
-	case s.Compensation == "none":
-		s.Compensation = ""
-	case s.Compensation != "" && !validName(s.Compensation):
-		bad("compensation: must match [a-z0-9-]+ and have at most 64 characters")
-	case s.Compensation != "" && s.Compensation == s.Action:
-		bad("compensation: must differ from the action")
-	}
+	ds.operations(&s, bad)
 	usual := defaultRetry
 	if s.Kind == Retriable {
 		usual = defaultRetriable
@@ -221,6 +212,36 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 		bad("payload: %w", err)
 	}
 	return s, errs
+}
+
+// operations checks what a step does and undoes, which depends on its kind.
+func (ds documentStep) operations(s *Step, bad func(string, ...any)) {
+	if s.Action == "none" {
+		s.Action = ""
+	}
+	if s.Compensation == "none" {
+		s.Compensation = ""
+	}
+	switch {
+	case s.Kind != Compensatable && s.Kind != Pivot && s.Kind != Retriable && s.Kind != Notification:
+		bad("kind: must be compensatable, pivot, retriable or notification")
+	case s.Kind != Compensatable && (ds.Compensation != "" || ds.CompensationRetry != nil):
+		bad("compensation: a %s step is never compensated", s.Kind)
+	case s.Kind == Compensatable && ds.Compensation == "":
+		bad("compensation: must be given; write `none` if there is nothing to undo")
+	case s.Compensation != "" && !validName(s.Compensation):
+		bad("compensation: must match [a-z0-9-]+ and have at most 64 characters")
+	case s.Compensation != "" && s.Compensation == s.Action:
+		bad("compensation: must differ from the action")
+	}
+	switch {
+	case ds.Action == "none" && (s.Kind != Compensatable || ds.Compensation == "none"):
+		bad("action: must be given: a step that does nothing must have something to undo")
+	case ds.Action == "none" && ds.Retry != nil:
+		bad("retry: there is no action to be tried again")
+	case s.Kind == Notification && (ds.Retry != nil || ds.Timeout != 0 || ds.MaxDuration != 0):
+		bad("retry: no answer to a notification is awaited: it has no retry, timeout or max_duration")
+	}
 }
 
 // after resolves names; left out it means the step above.

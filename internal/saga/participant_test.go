@@ -67,6 +67,9 @@ func (w *world) undoEffect(c saga.Command) {
 	w.t.Helper()
 	action := effectKey(c.Step, saga.Action, c.ActionGen)
 	outcome, known := w.inbox[action]
+	if l := w.def.Index(c.Step); w.def.Steps[l].Action == "" {
+		return // there is nothing to take back
+	}
 	if c.ActionOutcome == saga.Succeeded && outcome != saga.Succeeded {
 		w.t.Fatalf("the compensation of %s is told that its action succeeded; it is %q", c.Step, outcome)
 	}
@@ -83,6 +86,9 @@ func (w *world) checkEffects() {
 	w.t.Helper()
 	for i, step := range w.def.Steps {
 		there := w.effects[step.Name]
+		if step.Kind == saga.Notification || step.Action == "" {
+			continue
+		}
 		switch {
 		case w.state.Status == saga.Completed && w.state.Steps[i].Status != saga.StepSkipped && there != 1,
 			w.state.Status == saga.Completed && w.state.Steps[i].Status == saga.StepSkipped && there != 0,

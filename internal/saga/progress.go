@@ -1,9 +1,6 @@
 package saga
 
-import (
-	"encoding/json"
-	"slices"
-)
+import "encoding/json"
 
 // progress does what the state now calls for, until it calls for nothing: the
 // next steps, the next compensations, or the end.
@@ -42,6 +39,7 @@ func (m *machine) progress() {
 // dependency order, so one pass sees also what a skipped step lets begin. It
 // reports whether all steps are through.
 func (m *machine) forward() (done bool) {
+	room := m.room(StepRunning)
 	for i, step := range m.def.Steps {
 		if m.state.Paused() {
 			break
@@ -50,28 +48,72 @@ func (m *machine) forward() (done bool) {
 		if m.state.Steps[i].Status != StepPending || !m.allThrough(step.After) || !m.allThrough(step.ancestors) {
 			continue
 		}
-		run, err := m.expressions().condition(i)
-		switch {
-		case err != nil:
-			m.cannotIssue(i, Action, err)
-		case !run:
-			m.record(Entry{Type: StepSkip, Step: i + 1})
-		default:
-			m.issue(i, Action, 1, 1)
+		awaited := step.Action != "" && step.Kind != Notification
+		if awaited && room == 0 {
+			continue
 		}
+		m.begin(i)
 		if m.state.Cause != nil {
 			return false
 		}
+		if awaited && m.state.Steps[i].Status == StepRunning {
+			room--
+		}
 	}
-	return !slices.ContainsFunc(m.state.Steps, func(st StepState) bool { return !through(st) })
+	for i := range m.state.Steps {
+		if !m.through(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// room is how many more steps may be in flight.
+func (m *machine) room(status StepStatus) int {
+	if m.def.MaxParallel == 0 {
+		return len(m.state.Steps)
+	}
+	room := m.def.MaxParallel
+	for i := range m.state.Steps {
+		if m.state.Steps[i].Status == status {
+			room--
+		}
+	}
+	return max(room, 0) // an operator's retry does not ask for room
+}
+
+// begin takes the first action of step i, unless its condition says otherwise.
+func (m *machine) begin(i int) {
+	step := m.def.Steps[i]
+	run, err := m.expressions().condition(i)
+	switch {
+	case err != nil:
+		m.cannotIssue(i, Action, err)
+	case !run:
+		m.record(Entry{Type: StepSkip, Step: i + 1})
+	case step.Action == "":
+		m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action})
+	default:
+		m.issue(i, Action, 1, 1)
+	}
+	if step.Kind == Notification && m.state.Steps[i].Status == StepRunning { // written is done
+		m.record(Entry{Type: StepSuccess, Step: i + 1, Phase: Action, Attempt: 1})
+	}
 }
 
 // through reports whether the way forward leads past this step.
 func through(st StepState) bool { return st.Status == StepSucceeded || st.Status == StepSkipped }
 
+// through is the same of step i; a notification stops nobody, not even one
+// that could not be made.
+func (m *machine) through(i int) bool {
+	st := &m.state.Steps[i]
+	return through(*st) || (st.Status == StepFailed && m.def.Steps[i].Kind == Notification)
+}
+
 func (m *machine) allThrough(steps []int) bool {
 	for _, i := range steps {
-		if !through(m.state.Steps[i]) {
+		if !m.through(i) {
 			return false
 		}
 	}
@@ -88,6 +130,7 @@ func (m *machine) backward() (done bool) {
 		}
 	}
 	done = true
+	room := m.room(StepCompensating)
 	blocked := make([]bool, len(m.def.Steps)) // by a later step that is not undone yet
 	for i := len(m.def.Steps) - 1; i >= 0; i-- {
 		step, st := m.def.Steps[i], m.state.Steps[i]
@@ -95,9 +138,11 @@ func (m *machine) backward() (done bool) {
 			(step.Compensation != "" && (st.Status == StepSucceeded || st.Status == StepUnknown))
 		if left {
 			done = false
-			if !blocked[i] && !m.state.Paused() && (st.Status == StepSucceeded || st.Status == StepUnknown) {
+			if room > 0 && !blocked[i] && !m.state.Paused() && (st.Status == StepSucceeded || st.Status == StepUnknown) {
 				m.issue(i, Compensation, 1, 1)
-				st = m.state.Steps[i] // it may be stuck at once
+				if st = m.state.Steps[i]; st.Status == StepCompensating { // it may be stuck at once
+					room--
+				}
 			}
 		}
 		passed := !left || (st.Status == StepStuck && st.Phase == Compensation && m.def.OnStuck == StuckContinues)
@@ -126,7 +171,7 @@ func (m *machine) issue(i int, phase Phase, generation, attempt int) {
 	}
 	switch {
 	case phase == Compensation:
-		c.Operation, c.ActionOutcome, c.ActionGen = step.Compensation, Succeeded, st.ActionGen
+		c.Operation, c.ActionOutcome, c.ActionGen = step.Compensation, Succeeded, max(st.ActionGen, 1)
 		if st.Unknown {
 			c.ActionOutcome = OutcomeUnknown
 		}
@@ -151,6 +196,10 @@ func (m *machine) payload(i int, phase Phase) (json.RawMessage, error) {
 func (m *machine) cannotIssue(i int, phase Phase, err error) {
 	step := m.def.Steps[i]
 	failure := Failure{Code: "expression", Message: err.Error(), Step: step.Name}
+	if step.Kind == Notification {
+		m.record(Entry{Type: StepFailure, Step: i + 1, Phase: phase, Error: &failure})
+		return
+	}
 	if phase == Compensation || step.Kind == Retriable {
 		m.record(Entry{Type: StepNeedsHelp, Step: i + 1, Phase: phase, Error: &failure})
 		return

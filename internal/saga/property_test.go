@@ -48,6 +48,13 @@ func randomSaga(t *rapid.T, errors bool) (def *saga.Definition, input string) {
 			step["compensation"] = draw(t, "compensation", "undo-"+name, "undo-"+name, "none")
 			step["compensation_retry"] = map[string]any{"max_attempts": draw(t, "undo attempts", 1, 2, 20)}
 		}
+		switch special := rapid.IntRange(0, 9).Draw(t, "special"); {
+		case special == 0 && i != pivot:
+			step = map[string]any{"name": name, "participant": "p", "action": "tell-" + name, "kind": "notification"}
+		case special == 1 && step["compensation"] == "undo-"+name:
+			step["action"] = "none"
+			delete(step, "retry")
+		}
 		if graph {
 			step["after"] = randomAfter(t, i, pivot)
 		}
@@ -71,6 +78,9 @@ func randomSaga(t *rapid.T, errors bool) (def *saga.Definition, input string) {
 	}
 	if rapid.Bool().Draw(t, "continue") {
 		doc["on_stuck"] = "continue"
+	}
+	if most := draw(t, "max_parallel", 0, 0, 1, 2); most > 0 {
+		doc["max_parallel"] = most
 	}
 	text, err := json.Marshal(doc)
 	if err != nil {
@@ -123,8 +133,26 @@ func (l *laws) check() {
 	for _, c := range l.sent[l.checked:] {
 		l.checkCommand(c)
 	}
+	l.checkRoom()
 	l.checked, l.turned, l.before = len(l.sent), l.state.Cause != nil, l.state
 	l.checkEnd()
+}
+
+// checkRoom checks max_parallel, from which only operators are exempt.
+func (l *laws) checkRoom() {
+	l.t.Helper()
+	inFlight := 0
+	for _, st := range l.state.Steps {
+		if st.Status == saga.StepRunning || st.Status == saga.StepCompensating {
+			inFlight++
+		}
+	}
+	if l.def.MaxParallel == 0 || inFlight <= l.def.MaxParallel {
+		return
+	}
+	if !slices.ContainsFunc(l.history, func(e saga.Entry) bool { return e.Type == saga.RetryAsked }) {
+		l.t.Fatalf("%d steps are in flight, of %d allowed: %s", inFlight, l.def.MaxParallel, l.picture())
+	}
 }
 
 func (l *laws) checkCommand(c saga.Command) {
@@ -163,6 +191,9 @@ func (l *laws) checkCommand(c saga.Command) {
 		l.t.Fatalf("%s has generation %d", operation, c.Generation)
 	}
 	for _, p := range step.After {
+		if l.def.Steps[p].Kind == saga.Notification || l.state.Cause != nil { // turned back by what came next, in the same decision
+			continue
+		}
 		if s := l.state.Steps[p].Status; c.Phase == saga.Action && c.Attempt == 1 && s != saga.StepSucceeded && s != saga.StepSkipped {
 			l.t.Fatalf("%s was sent while the step before it is %s", operation, s)
 		}
@@ -182,6 +213,7 @@ func (l *laws) checkCompensation(i int, c saga.Command) {
 	for j, step := range l.def.Steps {
 		st := l.state.Steps[j]
 		switch {
+		case step.Kind == saga.Notification:
 		case step.Kind != saga.Compensatable && st.Phase != "" && st.Status != saga.StepFailed && st.Status != saga.StepSkipped:
 			l.t.Fatalf("%s was sent while %s, a %s step, is %s", c.Operation, step.Name, step.Kind, st.Status)
 		case st.Status == saga.StepRunning:
@@ -205,6 +237,9 @@ func (l *laws) checkEnd() {
 	undone := slices.ContainsFunc(l.sent, func(c saga.Command) bool { return c.Phase == saga.Compensation })
 	for i, step := range l.def.Steps {
 		st := l.state.Steps[i]
+		if step.Kind == saga.Notification { // outside of all that
+			continue
+		}
 		switch l.state.Status {
 		case saga.Completed:
 			if undone || (st.Status != saga.StepSucceeded && st.Status != saga.StepSkipped) {

@@ -198,6 +198,7 @@ func (e SagaStatus) Valid() bool {
 // Defines values for StepKind.
 const (
 	Compensatable StepKind = "compensatable"
+	Notification  StepKind = "notification"
 	Pivot         StepKind = "pivot"
 	Retriable     StepKind = "retriable"
 )
@@ -206,6 +207,8 @@ const (
 func (e StepKind) Valid() bool {
 	switch e {
 	case Compensatable:
+		return true
+	case Notification:
 		return true
 	case Pivot:
 		return true
@@ -708,7 +711,7 @@ type Step struct {
 	Error *Failure   `json:"error,omitempty"`
 
 	// Kind `compensatable`: undone when the saga turns back. `pivot`: the point of no return. `retriable`: tried until
-	// it succeeds.
+	// it succeeds. `notification`: sent, and not awaited.
 	Kind StepKind `json:"kind"`
 
 	// Name Example: order
@@ -729,7 +732,7 @@ type Step struct {
 }
 
 // StepKind `compensatable`: undone when the saga turns back. `pivot`: the point of no return. `retriable`: tried until
-// it succeeds.
+// it succeeds. `notification`: sent, and not awaited.
 type StepKind string
 
 // StepStatus defines model for Step.Status.
