@@ -197,7 +197,7 @@ before, and changes nothing; *refused* is a 409.
 	}
 	text := strings.TrimSuffix(b.String(), "\n")
 	if *update {
-		if err := os.WriteFile(statesPage, []byte(text), 0o644); err != nil { //nolint:gosec // a page for everybody
+		if err := os.WriteFile(statesPage, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
