@@ -55,8 +55,8 @@ var errNotSent = errors.New("not sent: an earlier message failed, or the relay i
 // Publish sends the rows and waits until each is acknowledged, refused, or its
 // outcome unknown. Rows of different keys are under way together; a key's next
 // row is sent only when its previous one has been acknowledged, so that none
-// can overtake it for good; after a row that is blocked the others go on. The client does not retry on its own: that would
-// reorder.
+// can overtake it for good; after a row that is blocked the other keys go on.
+// The client does not retry on its own: that would reorder.
 //
 // A cancelled ctx stops the sending, but not the waiting: the outcome of what
 // was sent must be known.

@@ -61,9 +61,10 @@ func (m *memory) put(r *row) {
 	if r.broken != nil || r.state.Status.Ended() {
 		return
 	}
+	// A due time is kept as the database keeps it: the guard compares the two.
 	kept := row{
 		id: r.id, def: r.def, version: r.version, status: r.state.Status, state: r.state,
-		wakeAt: r.wakeAt, created: r.created, updated: r.updated, trace: r.trace, sent: true,
+		wakeAt: r.wakeAt.Truncate(time.Microsecond), created: r.created, updated: r.updated, trace: r.trace, sent: true,
 	}
 	kept.asRead()
 	if m.young == nil || len(m.young) == generationSagas || m.bytes > generationBytes {

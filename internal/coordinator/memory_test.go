@@ -47,6 +47,19 @@ func TestAnOlderVersionDoesNotTakeThePlaceOfANewer(t *testing.T) {
 	}
 }
 
+// The database keeps microseconds: a due time that is finer would never be
+// found as it is remembered, and memory be distrusted for it.
+func TestDueTimesAreRememberedAsTheDatabaseKeepsThem(t *testing.T) {
+	t.Parallel()
+	var m memory
+	r := aRow(1)
+	r.wakeAt = time.Date(2026, 1, 2, 3, 4, 5, 1_500, time.UTC)
+	m.put(r)
+	if got := m.get(r.id).read.wakeAt; got.Nanosecond() != 1_000 {
+		t.Errorf("guarded by %d ns, want 1000", got.Nanosecond())
+	}
+}
+
 // P12: memory is bounded by number and by bytes, and what is used stays.
 func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,6 +82,52 @@ func TestAServerThatRemembersAnOldStateReadsAgain(t *testing.T) {
 		t.Errorf("the saga is %s", got.Status)
 	}
 	f.verifyHistory()
+}
+
+// P6: whoever is changing a saga has locked it, and a reply waits for what comes
+// of that before it is called stale.
+func TestAReplyIsNotCalledStaleWhileItsSagaIsBeingChanged(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s := f.start()
+	const (
+		keep   = `CREATE TABLE kept AS SELECT id, version, state::text, wake_at, updated_at FROM saga`
+		swap   = `UPDATE saga s SET version = k.version, state = k.state::json, wake_at = k.wake_at, updated_at = k.updated_at FROM `
+		before = swap + `kept k WHERE k.id = s.id`
+		after  = swap + `later k WHERE k.id = s.id`
+	)
+	first := f.only()
+	for i, sql := range []string{keep, strings.Replace(keep, "kept", "later", 1), before} {
+		if _, err := f.pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			f.answer(first, wire.Succeeded)
+		}
+	}
+	charge := f.only()
+	changing, err := f.pool.Begin(t.Context()) // another server, that has not committed the first reply yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := changing.Exec(t.Context(), after); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	c := f.idle()
+	go func() {
+		done <- c.HandleReplies(t.Context(), []coordinator.Delivery{reply(charge, wire.Succeeded)})
+	}()
+	f.awaitLockWaits(1)
+	if err := changing.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := f.get(s.ID); got.Version != 3 || got.StaleReplies != 0 {
+		t.Errorf("version %d with %d stale replies, want 3 with none", got.Version, got.StaleReplies)
+	}
 }
 
 // P2: a timer row that another server has used up and set anew is no change of

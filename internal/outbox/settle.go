@@ -12,9 +12,9 @@ import (
 var errMoved = errors.New("another relay has moved the position: reading again")
 
 // settle moves the stored position past the first done rows of the page, and
-// stores those that are set aside, dead or parked, in the same transaction. It is a
-// compare-and-set: if another relay has moved the position, nothing is written
-// and an error is returned.
+// stores those that are set aside, dead or parked, in the same transaction. It
+// is a compare-and-set: if another relay has moved the position, nothing is
+// written and an error is returned.
 //
 // The position is written with synchronous_commit off: losing the latest move
 // in a crash means publishing some rows again, which their message ids make
