@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,9 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/internal/outbox"
 	"github.com/skald-saga/skald/internal/saga"
@@ -64,48 +63,38 @@ type transition struct {
 	entries []byte
 }
 
-// transaction is one database transaction over sagas. Its statements travel in
-// two pipelines: begin and lock, then write and commit. If all its sagas are
-// known from memory there is only the second, which then begins as well.
+// transaction is one database transaction over sagas.
 type transaction struct {
-	c     *Coordinator
-	conn  *pgxpool.Conn
-	now   time.Time
-	rows  map[uuid.UUID]*row
-	dead  []deadLetter
-	begun bool
+	c    *Coordinator
+	s    session
+	now  time.Time
+	rows map[uuid.UUID]*row
+	dead []deadLetter
 }
 
-const (
-	begin  = `BEGIN ISOLATION LEVEL READ COMMITTED`
-	commit = `COMMIT`
+// lockFunc reads and locks the sagas of a transaction.
+type lockFunc func(session) ([]*row, error)
 
-	sagaColumns = `s.id, s.definition_id, s.version, s.status, s.state, s.input, s.wake_at, s.created_at, s.updated_at,
-		coalesce(s.traceparent, ''), coalesce(s.tracestate, '')`
-
-	// Sagas are found by their ids, whatever Postgres knows of the table. A plan
-	// that was made while it was small would read all of it, and is kept.
-	byIndex = `SET LOCAL enable_seqscan = off`
-
-	// Locking in the order of ids keeps two batches from waiting for each other.
-	lockByID = `SELECT ` + sagaColumns + `, true, false FROM saga s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE`
-)
-
-// change locks sagas with the query lock in one transaction, lets decide apply events to them,
+// change locks sagas in one transaction, lets decide apply events to them,
 // stores what came of it and commits. decide runs again if the database gave
 // up for a reason that passes (a deadlock, a serialization failure), so all
 // it does must be done through tx. If the outcome of the commit is unknown, an
 // error is returned; the caller's events may then be applied again, which is
 // harmless by the rules of the state machine.
-func (c *Coordinator) change(ctx context.Context, lock string, args []any, decide func(tx *transaction) error) ([]*row, error) {
+func (c *Coordinator) change(ctx context.Context, lock lockFunc, decide func(tx *transaction) error) ([]*row, error) {
 	for try := 1; ; try++ {
-		rows, err := c.changeOnce(ctx, func(tx *transaction) error { return tx.lock(ctx, lock, args) }, decide)
+		rows, err := c.changeOnce(ctx, func(tx *transaction) error { return tx.lock(ctx, lock) }, decide)
 		if gaveUp(err) && try < 4 {
-			sleep(ctx, time.Duration(rand.Int64N(int64(try)*int64(20*time.Millisecond))))
+			c.wait(ctx, time.Duration(rand.Int64N(int64(try)*int64(20*time.Millisecond))))
 			continue
 		}
 		return rows, err
 	}
+}
+
+// lockByID is for sagas that are asked for by id.
+func lockByID(ctx context.Context, ids uuids) lockFunc {
+	return func(s session) ([]*row, error) { return s.lock(ctx, ids) }
 }
 
 // changeKnown is change for sagas by id, of which those are not read that this
@@ -121,7 +110,7 @@ func (c *Coordinator) changeKnown(ctx context.Context, ids uuids, decide func(tx
 			return rows, err
 		}
 	}
-	return c.change(ctx, lockByID, []any{ids}, decide)
+	return c.change(ctx, lockByID(ctx, ids), decide)
 }
 
 // errGuess is returned by what changeKnown is to decide, if it would change
@@ -135,40 +124,34 @@ func gaveUp(err error) bool {
 }
 
 func (c *Coordinator) changeOnce(ctx context.Context, find func(*transaction) error, decide func(tx *transaction) error) (_ []*row, err error) {
-	conn, err := c.Pool.Acquire(ctx)
+	s, err := c.db.session(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("acquire connection: %w", err)
+		return nil, err
 	}
-	defer conn.Release()
-	defer func() {
-		if err != nil {
-			rollback(ctx, conn)
-		}
-	}()
-	tx := &transaction{c: c, conn: conn, now: c.now(), rows: map[uuid.UUID]*row{}}
+	defer func() { s.close(ctx, err != nil) }()
+	tx := &transaction{c: c, s: s, now: c.now(), rows: map[uuid.UUID]*row{}}
 	if err := find(tx); err != nil {
 		return nil, err
 	}
 	if err := decide(tx); err != nil {
 		return nil, err
 	}
-	rows, err := tx.store(ctx)
-	if err != nil {
+	rows := tx.sorted()
+	if err := s.store(ctx, rows, tx.dead); err != nil {
 		return nil, fmt.Errorf("store sagas: %w", err)
 	}
 	c.committed(rows)
 	return rows, nil
 }
 
-// lock begins and reads the sagas that query selects and locks.
-func (tx *transaction) lock(ctx context.Context, query string, args []any) error {
-	tx.begun = true
-	b := &pgx.Batch{}
-	b.Queue(begin)
-	b.Queue(byIndex)
-	b.Queue(query, args...).Query(tx.scan)
-	if err := tx.conn.SendBatch(ctx, b).Close(); err != nil {
+// lock reads and locks the sagas that it is to change.
+func (tx *transaction) lock(ctx context.Context, lock lockFunc) error {
+	rows, err := lock(tx.s)
+	if err != nil {
 		return fmt.Errorf("lock sagas: %w", err)
+	}
+	for _, r := range rows {
+		tx.rows[r.id] = r
 	}
 	return tx.resolveDefinitions(ctx)
 }
@@ -187,39 +170,18 @@ func (tx *transaction) recall(ctx context.Context, ids uuids) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return tx.lock(ctx, lockByID, []any{missing})
+	return tx.lock(ctx, lockByID(ctx, missing))
 }
 
-// rollback leaves the connection usable; if it cannot, the pool drops it.
-func rollback(ctx context.Context, conn *pgxpool.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	_, _ = conn.Exec(ctx, `ROLLBACK`)
-}
-
-func (tx *transaction) scan(rows pgx.Rows) error {
-	for rows.Next() {
-		var (
-			r      row
-			defID  int32
-			state  []byte
-			wakeAt *time.Time
-		)
-		if err := rows.Scan((*[16]byte)(&r.id), &defID, &r.version, &r.status, &state, &r.state.Input, &wakeAt,
-			&r.created, &r.updated, &r.trace.Parent, &r.trace.State, &r.sent, &r.heldWas); err != nil {
-			return err
-		}
-		input := r.state.Input
-		r.broken = json.Unmarshal(state, &r.state)
-		r.state.ID, r.state.Input = r.id.String(), input
-		if wakeAt != nil {
-			r.wakeAt = *wakeAt
-		}
-		r.asRead()
-		r.def = &definition{id: defID}
-		tx.rows[r.id] = &r
+// decode makes of a row what the columns state and wake_at say.
+func (r *row) decode(state []byte, wakeAt *time.Time) {
+	input := r.state.Input
+	r.broken = json.Unmarshal(state, &r.state)
+	r.state.ID, r.state.Input = r.id.String(), input
+	if wakeAt != nil {
+		r.wakeAt = *wakeAt
 	}
-	return rows.Err()
+	r.asRead()
 }
 
 // resolveDefinitions comes after the rows are read: a definition that is not
@@ -306,32 +268,14 @@ func (r *row) schedule(now time.Time) {
 	}
 }
 
-// store writes everything and commits. The sagas' rows come first, which locks
-// them, and the outbox rows last: their order in the sequence is then the
-// commit order of each saga.
-func (tx *transaction) store(ctx context.Context) ([]*row, error) {
-	ids := make([]uuid.UUID, 0, len(tx.rows))
-	for id := range tx.rows {
-		ids = append(ids, id)
+// sorted are its sagas in the order of their ids.
+func (tx *transaction) sorted() []*row {
+	rows := make([]*row, 0, len(tx.rows))
+	for _, r := range tx.rows {
+		rows = append(rows, r)
 	}
-	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
-	rows := make([]*row, len(ids))
-	for i, id := range ids {
-		rows[i] = tx.rows[id]
-	}
-	b := &pgx.Batch{}
-	if !tx.begun {
-		b.Queue(begin)
-		b.Queue(byIndex)
-	}
-	queueUpdate(b, rows)
-	queueHistory(b, rows)
-	queueTimers(b, rows)
-	queueStale(b, rows)
-	queueDead(b, tx.dead)
-	queueMessages(b, rows)
-	b.Queue(commit)
-	return rows, tx.conn.SendBatch(ctx, b).Close()
+	slices.SortFunc(rows, func(a, b *row) int { return bytes.Compare(a.id[:], b.id[:]) })
+	return rows
 }
 
 // committed tells whoever waits for these sagas, and the relay.
@@ -367,15 +311,5 @@ func (c *Coordinator) count(r *row) {
 	case r.state.Status == saga.Stuck:
 		c.Metrics.stuck.WithLabelValues(r.def.Name).Inc()
 		c.Log.Error("saga is stuck and needs an operator", "saga_id", r.id, "definition", r.def.Name)
-	}
-}
-
-// sleep waits, but not longer than ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

@@ -9,7 +9,8 @@
 // the outbox, what was received is handed in.
 //
 // The two hot paths are start.go and reply.go; change.go is the transaction
-// that replies, timers and operators share.
+// that replies, timers and operators share. What they need of the database is
+// in session.go, and how Postgres does it in postgres.go and store.go.
 package coordinator
 
 import (
@@ -40,6 +41,9 @@ type Config struct {
 // database: row locks and versions keep them correct.
 type Coordinator struct {
 	Config
+	db          database
+	newID       func() (uuid.UUID, error)
+	wait        func(context.Context, time.Duration) // waits, but not longer than the context
 	definitions definitions
 	starts      chan *startJob
 	reads       chan struct{} // one for each read under way; see reading
@@ -72,6 +76,9 @@ func New(cfg Config) *Coordinator {
 	}
 	return &Coordinator{
 		Config:    cfg,
+		db:        postgres{cfg.Pool},
+		newID:     uuid.NewV7,
+		wait:      sleep,
 		starts:    make(chan *startJob, cfg.StartQueue),
 		reads:     make(chan struct{}, max(1, cfg.Pool.Config().MaxConns/2)),
 		timerPoke: make(chan time.Time, 1),
@@ -102,13 +109,23 @@ func (c *Coordinator) Ready(ctx context.Context) error {
 // must equal what was decided.
 func (c *Coordinator) now() time.Time { return c.Now().UTC().Truncate(time.Microsecond) }
 
-// newID returns a UUIDv7 (RFC 9562) whose last byte is the cell, 0 until there
-// is more than one database.
-func newID() (uuid.UUID, error) {
-	id, err := uuid.NewV7()
+// newSagaID returns a UUIDv7 (RFC 9562) whose last byte is the cell, 0 until
+// there is more than one database.
+func (c *Coordinator) newSagaID() (uuid.UUID, error) {
+	id, err := c.newID()
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("make id: %w", err)
 	}
 	id[15] = 0
 	return id, nil
+}
+
+// sleep waits, but not longer than ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }

@@ -3,8 +3,6 @@ package coordinator
 import (
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"github.com/skald-saga/skald/internal/outbox"
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/wire"
@@ -26,7 +24,7 @@ func (c *Coordinator) command(r *row, cmd saga.Command) (outbox.Message, error) 
 	if cmd.Phase == saga.Compensation {
 		w.Compensates = &wire.EffectID{Saga: key, Step: cmd.Step, Phase: wire.Phase(saga.Action), Generation: cmd.ActionGen}
 	}
-	return message(key, wire.CommandSubject(c.Prefix, cmd.Participant, cmd.Operation), w.AppendHeaders(nil), cmd.Payload)
+	return c.message(key, wire.CommandSubject(c.Prefix, cmd.Participant, cmd.Operation), w.AppendHeaders(nil), cmd.Payload)
 }
 
 // event is the outbox row that tells of a fact. The row holds the state that
@@ -48,11 +46,11 @@ func (c *Coordinator) event(r *row, e saga.Entry) (outbox.Message, error) {
 	if failure != nil {
 		w.Error = &wire.Problem{Code: failure.Code, Message: failure.Message, Step: failure.Step}
 	}
-	return message(key, wire.EventSubject(c.Prefix, w.Definition, w.Type), w.AppendHeaders(nil), w.Payload())
+	return c.message(key, wire.EventSubject(c.Prefix, w.Definition, w.Type), w.AppendHeaders(nil), w.Payload())
 }
 
-func message(key, subject string, headers, payload []byte) (outbox.Message, error) {
-	id, err := uuid.NewV7()
+func (c *Coordinator) message(key, subject string, headers, payload []byte) (outbox.Message, error) {
+	id, err := c.newID()
 	if err != nil {
 		return outbox.Message{}, fmt.Errorf("make message id: %w", err)
 	}

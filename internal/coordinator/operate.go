@@ -69,7 +69,14 @@ func (c *Coordinator) Resume(ctx context.Context, id uuid.UUID, op Operation) (S
 // operate gives an operator's request to a saga. A step that it names must be
 // one of the saga's.
 func (c *Coordinator) operate(ctx context.Context, id uuid.UUID, action string, op Operation, step string, ev saga.Event) (Saga, error) {
-	_, err := c.change(ctx, lockByID, []any{uuids{id}}, func(tx *transaction) error {
+	if err := c.request(ctx, id, action, op, step, ev); err != nil {
+		return Saga{}, fmt.Errorf("%s saga %s: %w", action, id, err)
+	}
+	return c.Get(ctx, id)
+}
+
+func (c *Coordinator) request(ctx context.Context, id uuid.UUID, action string, op Operation, step string, ev saga.Event) error {
+	_, err := c.change(ctx, lockByID(ctx, uuids{id}), func(tx *transaction) error {
 		r := tx.rows[id]
 		if r == nil {
 			return ErrNotFound
@@ -92,10 +99,7 @@ func (c *Coordinator) operate(ctx context.Context, id uuid.UUID, action string, 
 		}
 		return nil
 	})
-	if err != nil {
-		return Saga{}, fmt.Errorf("%s saga %s: %w", action, id, err)
-	}
-	return c.Get(ctx, id)
+	return err
 }
 
 // resolutions are what may be said of a step now, by the names that the API

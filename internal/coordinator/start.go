@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/wire"
@@ -94,7 +92,7 @@ func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, err
 }
 
 func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, error) {
-	id, err := newID()
+	id, err := c.newSagaID()
 	if err != nil {
 		return nil, err
 	}
@@ -214,37 +212,25 @@ func (c *Coordinator) announce(jobs []*startJob, results []startResult) {
 
 // writeStarts decides who wins each key and stores the winners.
 func (c *Coordinator) writeStarts(ctx context.Context, jobs []*startJob) (_ []startResult, err error) {
-	conn, err := c.Pool.Acquire(ctx)
+	s, err := c.db.session(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("acquire connection: %w", err)
+		return nil, err
 	}
-	defer conn.Release()
-	defer func() {
-		if err != nil {
-			rollback(ctx, conn)
-		}
-	}()
+	defer func() { s.close(ctx, err != nil) }()
 	results := make([]startResult, len(jobs))
-	b := &pgx.Batch{}
-	b.Queue(begin)
 	if owners, keyed := keyOwners(jobs); keyed {
-		if err := claimKeys(ctx, conn, b, owners, c.now()); err != nil {
-			return nil, err
+		if err := s.claim(ctx, owners, c.now()); err != nil {
+			return nil, fmt.Errorf("claim idempotency keys: %w", err)
 		}
-		if err := readLosers(ctx, conn, jobs, owners, results); err != nil {
-			return nil, err
-		}
-		b = &pgx.Batch{}
+		judgeKeys(jobs, owners, results)
 	}
-	var winners []*startJob
+	winners := make([]*startJob, 0, len(jobs))
 	for i, job := range jobs {
 		if results[i] == (startResult{}) {
 			winners = append(winners, job)
 		}
 	}
-	queueStarts(b, winners)
-	b.Queue(commit)
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+	if err := s.create(ctx, winners); err != nil {
 		return nil, fmt.Errorf("store starts: %w", err)
 	}
 	return results, nil
@@ -277,74 +263,9 @@ func keyOwners(jobs []*startJob) (owners map[keyOf]owner, keyed bool) {
 	return owners, owners != nil
 }
 
-// claimKeys inserts the keys in sorted order, so that two servers with the
-// same keys wait for each other instead of deadlocking. Keys that others hold
-// are marked by a nil saga id.
-func claimKeys(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, owners map[keyOf]owner, now time.Time) error {
-	const insert = `
-		INSERT INTO idempotency_key (principal, route, key, fingerprint, saga_id, created_at)
-		SELECT u.*, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::uuid[]) AS u
-		ON CONFLICT DO NOTHING RETURNING saga_id`
-	keys := sortedKeys(owners)
-	var (
-		principals, routes, names []string
-		fingerprints              [][]byte
-		ids                       uuids
-	)
-	for _, k := range keys {
-		o := owners[k]
-		principals, routes, names = append(principals, k.principal), append(routes, k.route), append(names, k.key)
-		fingerprints, ids = append(fingerprints, o.fingerprint), append(ids, o.sagaID)
-	}
-	won := map[uuid.UUID]bool{}
-	b.Queue(insert, principals, routes, names, fingerprints, ids, now).Query(func(rows pgx.Rows) error {
-		var id uuid.UUID
-		_, err := pgx.ForEachRow(rows, []any{&id}, func() error { won[id] = true; return nil })
-		return err
-	})
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("claim idempotency keys: %w", err)
-	}
-	for k, o := range owners {
-		if !won[o.sagaID] {
-			owners[k] = owner{}
-		}
-	}
-	return nil
-}
-
-func sortedKeys(owners map[keyOf]owner) []keyOf {
-	keys := make([]keyOf, 0, len(owners))
-	for k := range owners {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b keyOf) int {
-		return cmp.Or(cmp.Compare(a.principal, b.principal), cmp.Compare(a.route, b.route), cmp.Compare(a.key, b.key))
-	})
-	return keys
-}
-
-// readLosers looks up the keys that others hold - in a statement of its own,
-// because only a new snapshot sees what they committed while the insert
-// waited - and fills in the results of all jobs that do not start a saga.
-func readLosers(ctx context.Context, conn *pgxpool.Conn, jobs []*startJob, owners map[keyOf]owner, results []startResult) error {
-	const find = `SELECT fingerprint, saga_id FROM idempotency_key WHERE principal = $1 AND route = $2 AND key = $3`
-	b := &pgx.Batch{}
-	for k, o := range owners {
-		if o.sagaID != uuid.Nil {
-			continue
-		}
-		b.Queue(find, k.principal, k.route, k.key).QueryRow(func(r pgx.Row) error {
-			err := r.Scan(&o.fingerprint, &o.sagaID)
-			owners[k] = o
-			return err
-		})
-	}
-	if b.Len() > 0 {
-		if err := conn.SendBatch(ctx, b).Close(); err != nil {
-			return fmt.Errorf("look up idempotency keys: %w", err)
-		}
-	}
+// judgeKeys fills in the results of the jobs that do not start a saga, because
+// their keys belong to another.
+func judgeKeys(jobs []*startJob, owners map[keyOf]owner, results []startResult) {
 	for i, job := range jobs {
 		if job.key == nil {
 			continue
@@ -358,46 +279,4 @@ func readLosers(ctx context.Context, conn *pgxpool.Conn, jobs []*startJob, owner
 			results[i].replayOf = o.sagaID
 		}
 	}
-	return nil
-}
-
-// queueStarts stores new sagas; the outbox rows come last.
-func queueStarts(b *pgx.Batch, jobs []*startJob) {
-	const insertSagas = `
-		INSERT INTO saga (id, definition_id, version, status, state, input, command_xid, wake_at, created_at, updated_at,
-		                  traceparent, tracestate)
-		SELECT u.id, u.definition_id, u.version, u.status, u.state, u.input, pg_current_xact_id(), u.wake_at, u.created_at, u.created_at AS updated_at,
-		       nullif(u.traceparent, ''), nullif(u.tracestate, '')
-		FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::timestamptz[], $8::timestamptz[],
-		            $9::text[], $10::text[])
-		  AS u (id, definition_id, version, status, state, input, wake_at, created_at, traceparent, tracestate)`
-	if len(jobs) == 0 {
-		return
-	}
-	var (
-		ids                    uuids
-		definitions            []int32
-		version                []int64
-		status, states, inputs []string
-		wakeAt                 []*time.Time
-		created                []time.Time
-		parents, traceStates   []string
-		rows                   []*row
-	)
-	for _, job := range jobs {
-		r := job.row
-		state, err := json.Marshal(r.state)
-		if err != nil { // cannot be, see queueUpdate
-			state = []byte(err.Error())
-		}
-		ids, definitions, version = append(ids, r.id), append(definitions, r.def.id), append(version, r.version)
-		status, states, inputs = append(status, string(r.state.Status)), append(states, string(state)), append(inputs, string(r.state.Input))
-		wakeAt, created, rows = append(wakeAt, orNil(r.wakeAt)), append(created, r.created), append(rows, r)
-		parents, traceStates = append(parents, r.trace.Parent), append(traceStates, r.trace.State)
-	}
-	b.Queue(insertSagas, ids, definitions, version, status, states, inputs, wakeAt, created, parents, traceStates)
-	queueOrders(b, jobs)
-	queueHistory(b, rows)
-	queueTimers(b, rows)
-	queueMessages(b, rows)
 }

@@ -102,7 +102,8 @@ const lockDue = `
 // refuses what comes of them, it is tried with fewer, and one that is refused
 // alone is put off: it must not hold up the others.
 func (c *Coordinator) fireTimers(ctx context.Context, now time.Time, limit int) error {
-	rows, err := c.change(ctx, lockDue, []any{now, limit}, func(tx *transaction) error {
+	due := func(s session) ([]*row, error) { return s.lockDue(ctx, now, limit) }
+	rows, err := c.change(ctx, due, func(tx *transaction) error {
 		for _, r := range tx.rows {
 			if err := tx.fire(r); err != nil {
 				c.Log.ErrorContext(ctx, "saga cannot be worked on", "saga_id", r.id, "err", err)
