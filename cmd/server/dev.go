@@ -53,7 +53,6 @@ func (d *devCmd) Run(ctx context.Context, out program.Streams) (err error) {
 		return err
 	}
 	log := d.logger(out, "text")
-	tuneGC()
 	api, admin, err := d.listen(d.AdminAddr)
 	if err != nil {
 		return err

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,7 +45,6 @@ func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 		return err
 	}
 	log := s.logger(out, "json")
-	tuneGC()
 	pool, err := openPool(ctx, url, s.DatabaseConns)
 	if err != nil {
 		return err
@@ -109,13 +106,5 @@ func awaitSchema(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) erro
 			return nil
 		case <-time.After(delay):
 		}
-	}
-}
-
-// tuneGC trades memory, of which a server has plenty beside its small live
-// heap, for processor time - unless the environment has its own idea.
-func tuneGC() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(400)
 	}
 }

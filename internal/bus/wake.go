@@ -20,8 +20,9 @@ type Waker struct {
 	pending chan struct{}
 }
 
-// wakeEvery is how often a busy server wakes the relays at most.
-const wakeEvery = 5 * time.Millisecond
+// wakeEvery is how often a busy server wakes the relays at most. What commits
+// in between waits for it, so it is less than a commit takes.
+const wakeEvery = time.Millisecond
 
 // NewWaker returns a waker that sends nothing before Run.
 func NewWaker(nc *nats.Conn, prefix string) *Waker {
