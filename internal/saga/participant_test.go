@@ -1,13 +1,13 @@
 package saga_test
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/simulation"
 )
 
 // world is a saga among participants that keep the rules of docs/protocol.md,
@@ -15,77 +15,36 @@ import (
 // number of times, in any order.
 type world struct {
 	*laws
-	inbox   map[string]saga.Outcome // by effect: Succeeded, Failed, or void
-	effects map[string]int          // by step: how many times its effect is there
-	replies []saga.Reply            // every one ever given
+	participants simulation.Participants
+	replies      []saga.Reply // every one ever given
 }
 
-const void saga.Outcome = "void" // never happened, and never may
-
-func newWorld(l *life) *world {
-	return &world{laws: newLaws(l), inbox: map[string]saga.Outcome{}, effects: map[string]int{}}
-}
-
-func effectKey(step string, phase saga.Phase, generation int) string {
-	return fmt.Sprintf("%s/%s~%d", step, phase, generation)
-}
+func newWorld(l *life) *world { return &world{laws: newLaws(l)} }
 
 // deliver hands a command to its participant and keeps the reply. A new effect
-// is decided by decide.
+// is decided by decide. (P5)
 func (w *world) deliver(c saga.Command, decide func() saga.Outcome) saga.Reply {
 	w.t.Helper()
-	key := effectKey(c.Step, c.Phase, c.Generation)
-	outcome, known := w.inbox[key]
-	switch {
-	case outcome == void: // a late action: its compensation came first
-		outcome = saga.Failed
-	case !known && c.Phase == saga.Action:
-		if outcome = decide(); outcome == saga.Succeeded {
-			w.effects[c.Step]++
-		}
-	case !known:
-		if outcome = decide(); outcome == saga.Failed { // not a word for compensations
-			outcome = saga.Retry
-		}
-		if outcome == saga.Succeeded {
-			w.undoEffect(c)
-		}
-	}
-	if !known && (outcome == saga.Succeeded || outcome == saga.Failed) {
-		w.inbox[key] = outcome
-	}
-	if n := w.effects[c.Step]; n < 0 || n > 1 {
-		w.t.Fatalf("the effect of %s is there %d times", c.Step, n)
+	outcome, err := w.participants.Execute(simulation.Command{
+		Effect: simulation.Effect{Saga: id, Step: c.Step, Phase: c.Phase, Generation: c.Generation}, Compensates: c.ActionGen, Action: c.ActionOutcome,
+		NoAction: w.def.Steps[w.def.Index(c.Step)].Action == "",
+	}, decide)
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	r := answer(c, outcome)
 	w.replies = append(w.replies, r)
 	return r
 }
 
-// undoEffect takes an effect back, or keeps it from ever happening.
-func (w *world) undoEffect(c saga.Command) {
-	w.t.Helper()
-	action := effectKey(c.Step, saga.Action, c.ActionGen)
-	outcome, known := w.inbox[action]
-	if l := w.def.Index(c.Step); w.def.Steps[l].Action == "" {
-		return // there is nothing to take back
-	}
-	if c.ActionOutcome == saga.Succeeded && outcome != saga.Succeeded {
-		w.t.Fatalf("the compensation of %s is told that its action succeeded; it is %q", c.Step, outcome)
-	}
-	switch {
-	case !known:
-		w.inbox[action] = void
-	case outcome == saga.Succeeded:
-		w.effects[c.Step]--
-	}
-}
+// there says how many times the effect of a step is there.
+func (w *world) there(step string) int { return w.participants.There(id, step) }
 
 // checkEffects compares what is there with how the saga ended. (P3)
 func (w *world) checkEffects() {
 	w.t.Helper()
 	for i, step := range w.def.Steps {
-		there := w.effects[step.Name]
+		there := w.there(step.Name)
 		if step.Kind == saga.Notification || step.Action == "" {
 			continue
 		}
@@ -196,7 +155,7 @@ func TestASagaThatHearsNothingUndoesWhatMayHaveHappened(t *testing.T) {
 			w.wake()
 		}
 		w.want("compensating: a=compensating b=pending c=pending")
-		if got := w.effects["a"]; (got == 1) != arrive {
+		if got := w.there("a"); (got == 1) != arrive {
 			t.Errorf("the effect of a is there %d times", got)
 		}
 		w.calm() // the compensation arrives first, then the actions that were on their way

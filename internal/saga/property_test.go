@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skald-saga/skald/internal/saga"
+	"github.com/skald-saga/skald/internal/simulation"
 )
 
 func TestMain(m *testing.M) {
@@ -23,95 +24,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// randomSaga draws a definition, linear or a graph, with or without a pivot,
-// conditions and budgets, and an input for it.
+// randomSaga draws a definition and an input for it; with errors, some of its
+// expressions fail.
 func randomSaga(t *rapid.T, errors bool) (def *saga.Definition, input string) {
-	n := rapid.IntRange(1, 6).Draw(t, "steps")
-	pivot := rapid.IntRange(-1, n-1).Draw(t, "pivot")
-	graph := rapid.Bool().Draw(t, "graph")
-	conditions := map[string]bool{}
-	var steps []map[string]any
-	for i := range n {
-		name := string(rune('a' + i))
-		step := map[string]any{
-			"name": name, "participant": "p", "action": "do-" + name,
-			"timeout": draw(t, "timeout", "1s", "10s"), "max_duration": draw(t, "max_duration", "5s", "1m"),
-			"retry": map[string]any{"max_attempts": draw(t, "attempts", 1, 2, 3), "max": "5s"},
-		}
-		switch {
-		case i == pivot:
-			step["kind"] = "pivot"
-		case pivot >= 0 && i > pivot:
-			step["kind"] = "retriable"
-			step["retry"] = map[string]any{"max_attempts": draw(t, "retriable attempts", 0, 1, 3)}
-		default:
-			step["compensation"] = draw(t, "compensation", "undo-"+name, "undo-"+name, "none")
-			step["compensation_retry"] = map[string]any{"max_attempts": draw(t, "undo attempts", 1, 2, 20)}
-		}
-		switch special := rapid.IntRange(0, 9).Draw(t, "special"); {
-		case special == 0 && i != pivot:
-			step = map[string]any{"name": name, "participant": "p", "action": "tell-" + name, "kind": "notification"}
-		case special == 1 && step["compensation"] == "undo-"+name:
-			step["action"] = "none"
-			delete(step, "retry")
-		}
-		if graph {
-			step["after"] = randomAfter(t, i, pivot)
-		}
-		switch what := rapid.IntRange(0, 9).Draw(t, "expression"); {
-		case what < 2:
-			conditions[name] = rapid.Bool().Draw(t, "when")
-			step["when"] = "input." + name
-		case what == 2 && errors:
-			step["when"] = "input.nothing"
-		case what == 3 && errors:
-			step["payload"] = `"` + name + `" in steps ? steps.nothing : 1` // only the compensation fails
-		}
-		steps = append(steps, step)
-	}
-	doc := map[string]any{"name": "random", "steps": steps}
-	if deadline := draw(t, "deadline", "", "", "3s", "1m"); deadline != "" {
-		doc["deadline"] = deadline
-		if rapid.Bool().Draw(t, "suspend") {
-			doc["on_deadline"] = "suspend"
-		}
-	}
-	if rapid.Bool().Draw(t, "continue") {
-		doc["on_stuck"] = "continue"
-	}
-	if most := draw(t, "max_parallel", 0, 0, 1, 2); most > 0 {
-		doc["max_parallel"] = most
-	}
-	text, err := json.Marshal(doc)
+	source, input, err := simulation.Definition(chooser{t}, errors)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := json.Marshal(conditions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return parse(t, string(text)), string(in)
+	return parse(t, string(source)), input
 }
 
-// randomAfter draws predecessors that keep the order of kinds.
-func randomAfter(t *rapid.T, i, pivot int) []string {
-	after := []string{}
-	for p := range i {
-		var take bool
-		switch {
-		case i == pivot:
-			take = true
-		case pivot >= 0 && i > pivot:
-			take = p == pivot || p > pivot && rapid.Bool().Draw(t, "after")
-		default:
-			take = rapid.Bool().Draw(t, "after")
-		}
-		if take {
-			after = append(after, string(rune('a'+p)))
-		}
-	}
-	return after
-}
+// chooser lets rapid choose, which then finds the smallest choices that fail.
+type chooser struct{ t *rapid.T }
+
+func (c chooser) Choose(label string, n int) int { return rapid.IntRange(0, n-1).Draw(c.t, label) }
 
 func draw[T any](t *rapid.T, label string, from ...T) T {
 	return rapid.SampledFrom(from).Draw(t, label)
