@@ -35,7 +35,7 @@ var table = map[string]may{
 	// socket, file or database is opened. time is for its types.
 	"internal/saga": {
 		std: []string{
-			"bytes", "crypto/sha256", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "io", "math", "slices", "strconv", "strings", "time", "unicode/utf8",
+			"bytes", "crypto/sha256", "encoding/hex", "encoding/json", "errors", "fmt", "hash/fnv", "io", "math", "reflect", "slices", "strconv", "strings", "time", "unicode/utf8",
 		},
 		others: []string{cel, yaml},
 	},

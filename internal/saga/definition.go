@@ -1,9 +1,9 @@
 package saga
 
 import (
-	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -118,7 +118,7 @@ func (d *Definition) Participants() []string {
 }
 
 // link fills in what follows from the graph and checks its rules.
-func (d *Definition) link() error {
+func (d *Definition) link() []Problem {
 	d.pivot = slices.IndexFunc(d.Steps, func(s Step) bool { return s.Kind == Pivot })
 	for i := range d.Steps {
 		s := &d.Steps[i]
@@ -128,20 +128,29 @@ func (d *Definition) link() error {
 		slices.Sort(s.ancestors)
 		s.ancestors = slices.Compact(s.ancestors)
 	}
-	var errs []error
+	var found []Problem
 	for i, s := range d.Steps {
-		switch {
-		case s.Kind == Pivot && i != d.pivot:
-			errs = append(errs, fmt.Errorf("step %q: the saga already has a pivot, %q", s.Name, d.Steps[d.pivot].Name))
-		case s.Kind == Compensatable && d.pivot >= 0 && !slices.Contains(d.Steps[d.pivot].ancestors, i):
-			errs = append(errs, fmt.Errorf("step %q: a compensatable step must come before the pivot %q on every path", s.Name, d.Steps[d.pivot].Name))
-		case s.Kind == Retriable && d.pivot < 0:
-			errs = append(errs, fmt.Errorf("step %q: a retriable step needs a pivot before it", s.Name))
-		case s.Kind == Retriable && !slices.Contains(s.ancestors, d.pivot):
-			errs = append(errs, fmt.Errorf("step %q: a retriable step must come after the pivot %q", s.Name, d.Steps[d.pivot].Name))
+		if detail := d.misplaced(i, s); detail != "" {
+			path := []string{"steps", strconv.Itoa(i), "kind"}
+			found = append(found, Problem{Path: path, Detail: fmt.Sprintf("step %q: %s", s.Name, detail)})
 		}
 	}
-	return errors.Join(errs...)
+	return found
+}
+
+// misplaced says what is wrong with a step's place in the graph.
+func (d *Definition) misplaced(i int, s Step) string {
+	switch {
+	case s.Kind == Pivot && i != d.pivot:
+		return fmt.Sprintf("the saga already has a pivot, %q", d.Steps[d.pivot].Name)
+	case s.Kind == Compensatable && d.pivot >= 0 && !slices.Contains(d.Steps[d.pivot].ancestors, i):
+		return fmt.Sprintf("a compensatable step must come before the pivot %q on every path", d.Steps[d.pivot].Name)
+	case s.Kind == Retriable && d.pivot < 0:
+		return "a retriable step needs a pivot before it"
+	case s.Kind == Retriable && !slices.Contains(s.ancestors, d.pivot):
+		return fmt.Sprintf("a retriable step must come after the pivot %q", d.Steps[d.pivot].Name)
+	}
+	return ""
 }
 
 // validName reports whether s may name a definition, step, participant or

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -38,8 +39,12 @@ func compile(text string, condition bool) (*expression, error) {
 		return nil, errEnvironment
 	}
 	ast, issues := environment.Compile(text)
-	if err := issues.Err(); err != nil {
-		return nil, err
+	if found := issues.Errors(); len(found) > 0 {
+		places := make([]string, len(found))
+		for i, e := range found {
+			places[i] = fmt.Sprintf("%s, at line %d, character %d of the expression", e.Message, e.Location.Line(), e.Location.Column()+1)
+		}
+		return nil, errors.New(strings.ReplaceAll(strings.Join(places, "; "), "\n", " "))
 	}
 	if t := ast.OutputType(); condition && !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("must be true or false, is %s", t)

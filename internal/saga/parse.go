@@ -1,15 +1,14 @@
 package saga
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"reflect"
 	"slices"
-	"strings"
+	"strconv"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -62,30 +61,38 @@ type documentRetry struct {
 	Max         duration `yaml:"max" json:"max,omitzero"`
 }
 
-// Parse reads a definition from YAML or JSON. Unknown fields are refused. The
-// error lists what is wrong, with its place, not only the first: in the form,
-// else in the steps, else in the graph that they make.
-func Parse(text []byte) (*Definition, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
+// Parse reads a definition from YAML or JSON. Unknown fields are refused. An
+// error is a [*ParseError] and lists what is wrong, with its place, not only
+// the first: in the form, else in the steps, else in the graph that they make.
+// What also is to be checked of a definition that is right so far, is given as
+// checks; the paths of their problems begin at the top of the text.
+func Parse(text []byte, checks ...func(*Definition) []Problem) (*Definition, error) {
+	root, unread := readYAML(text)
+	if unread != nil {
+		return nil, unread
+	}
+	f := form{lines: map[string]int{}}
+	if f.check(root, reflect.TypeFor[document](), nil); len(f.problems) > 0 {
+		return nil, &ParseError{f.problems}
+	}
 	var doc document
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, errors.New("the definition is empty")
-		}
-		return nil, plain(err)
+	if err := root.Decode(&doc); err != nil { // cannot be: the form was checked
+		return nil, notYAML(err)
 	}
-	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("one definition per file: there is a second document")
+	d, problems := doc.definition()
+	if len(problems) == 0 {
+		problems = d.link()
 	}
-	d, errs := doc.definition()
-	if len(errs) == 0 {
-		if err := d.link(); err != nil {
-			errs = append(errs, err)
+	for _, check := range checks {
+		if len(problems) == 0 {
+			problems = check(d)
 		}
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if len(problems) > 0 {
+		for i := range problems {
+			problems[i].Line = f.line(problems[i].Path)
+		}
+		return nil, &ParseError{problems}
 	}
 	source, err := json.Marshal(doc)
 	if err != nil {
@@ -96,85 +103,68 @@ func Parse(text []byte) (*Definition, error) {
 	return d, nil
 }
 
-// plain says in our words what the YAML package says in Go's.
-func plain(err error) error {
-	var typed *yaml.TypeError
-	if !errors.As(err, &typed) {
-		return fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	errs := make([]error, len(typed.Errors))
-	for i, text := range typed.Errors {
-		place, what, _ := strings.Cut(text, ": ")
-		if field, _, found := strings.Cut(what, " not found in type "); found {
-			what = fmt.Sprintf("unknown field %q", strings.TrimPrefix(field, "field "))
-		} else if at := strings.LastIndex(what, " into "); at >= 0 && strings.HasPrefix(what, "cannot unmarshal ") {
-			what = "want " + wanted(what[at+len(" into "):])
-		}
-		errs[i] = errors.New(place + ": " + what)
-	}
-	return errors.Join(errs...)
+// problems are gathered while a document is taken apart.
+type problems []Problem
+
+func (ps *problems) add(field, format string, args ...any) {
+	detail := fmt.Sprintf(format, args...)
+	*ps = append(*ps, Problem{Path: []string{field}, Detail: field + ": " + detail})
 }
 
-// wanted names a Go type of the document.
-func wanted(goType string) string {
-	switch {
-	case goType == "string":
-		return "a text"
-	case goType == "int":
-		return "a whole number"
-	case strings.HasPrefix(goType, "[]"):
-		return "a list"
-	}
-	return "named fields"
-}
-
-func (doc document) definition() (*Definition, []error) {
-	var errs []error
+func (doc document) definition() (*Definition, []Problem) {
+	var ps problems
 	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, OnStuck: doc.OnStuck, MaxParallel: doc.MaxParallel, Events: doc.Events}
 	if !validName(doc.Name) {
-		errs = append(errs, errors.New("name: must match [a-z0-9-]+ and have at most 64 characters"))
+		ps.add("name", "must match [a-z0-9-]+ and have at most 64 characters")
 	}
 	switch {
 	case d.OnDeadline == "":
 		d.OnDeadline = DeadlineCompensates
 	case d.OnDeadline != DeadlineCompensates && d.OnDeadline != DeadlineSuspends:
-		errs = append(errs, errors.New("on_deadline: must be compensate or suspend"))
+		ps.add("on_deadline", "must be compensate or suspend")
 	case doc.Deadline == 0:
-		errs = append(errs, errors.New("on_deadline: needs a deadline"))
+		ps.add("on_deadline", "needs a deadline")
 	}
 	if d.MaxParallel < 0 || d.MaxParallel > MaxSteps {
-		errs = append(errs, fmt.Errorf("max_parallel: must be 1 to %d, or left out for no limit", MaxSteps))
+		ps.add("max_parallel", "must be 1 to %d, or left out for no limit", MaxSteps)
 	}
 	switch d.OnStuck {
 	case "":
 		d.OnStuck = StuckWaits
 	case StuckWaits, StuckContinues:
 	default:
-		errs = append(errs, errors.New("on_stuck: must be wait or continue"))
+		ps.add("on_stuck", "must be wait or continue")
 	}
 	switch d.Events {
 	case "":
 		d.Events = EventsTerminal
 	case EventsNone, EventsTerminal, EventsAll:
 	default:
-		errs = append(errs, errors.New("events: must be none, terminal or all"))
+		ps.add("events", "must be none, terminal or all")
 	}
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
-		errs = append(errs, fmt.Errorf("steps: a saga has 1 to %d", MaxSteps))
+		ps.add("steps", "a saga has 1 to %d", MaxSteps)
 	}
 	for i, ds := range doc.Steps {
-		step, stepErrs := ds.step(d, i)
-		for _, err := range stepErrs {
-			errs = append(errs, fmt.Errorf("step %d (%q): %w", i+1, ds.Name, err))
+		step, found := ds.step(d, i)
+		for _, p := range found {
+			ps = append(ps, p.inStep(i, ds.Name))
 		}
 		d.Steps = append(d.Steps, step)
 	}
-	return d, errs
+	return d, ps
 }
 
-func (ds documentStep) step(d *Definition, i int) (Step, []error) {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+// inStep says in which step a problem of a step is.
+func (p Problem) inStep(i int, name string) Problem {
+	p.Path = append([]string{"steps", strconv.Itoa(i)}, p.Path...)
+	p.Detail = fmt.Sprintf("step %d (%q): %s", i+1, name, p.Detail)
+	return p
+}
+
+func (ds documentStep) step(d *Definition, i int) (Step, []Problem) {
+	var ps problems
+	bad := ps.add
 	s := Step{
 		Name: ds.Name, Participant: ds.Participant, Action: ds.Action, Compensation: ds.Compensation, Kind: ds.Kind,
 		Timeout: time.Duration(ds.Timeout), MaxDuration: time.Duration(ds.MaxDuration),
@@ -182,11 +172,11 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 	}
 	for _, f := range [...]struct{ field, name string }{{"name", s.Name}, {"participant", s.Participant}, {"action", s.Action}} {
 		if !validName(f.name) {
-			bad("%s: must match [a-z0-9-]+ and have at most 64 characters", f.field)
+			bad(f.field, "must match [a-z0-9-]+ and have at most 64 characters")
 		}
 	}
 	if s.Name != "" && d.Index(s.Name) >= 0 {
-		bad("name: there is another step of that name")
+		bad("name", "there is another step of that name")
 	}
 	if s.Kind == "" {
 		s.Kind = Compensatable
@@ -206,16 +196,16 @@ func (ds documentStep) step(d *Definition, i int) (Step, []error) {
 	s.After = ds.after(d, i, bad)
 	var err error
 	if s.when, err = compile(ds.When, true); err != nil {
-		bad("when: %w", err)
+		bad("when", "%v", err)
 	}
 	if s.payload, err = compile(ds.Payload, false); err != nil {
-		bad("payload: %w", err)
+		bad("payload", "%v", err)
 	}
-	return s, errs
+	return s, ps
 }
 
 // operations checks what a step does and undoes, which depends on its kind.
-func (ds documentStep) operations(s *Step, bad func(string, ...any)) {
+func (ds documentStep) operations(s *Step, bad func(field, format string, args ...any)) {
 	if s.Action == "none" {
 		s.Action = ""
 	}
@@ -224,28 +214,28 @@ func (ds documentStep) operations(s *Step, bad func(string, ...any)) {
 	}
 	switch {
 	case s.Kind != Compensatable && s.Kind != Pivot && s.Kind != Retriable && s.Kind != Notification:
-		bad("kind: must be compensatable, pivot, retriable or notification")
+		bad("kind", "must be compensatable, pivot, retriable or notification")
 	case s.Kind != Compensatable && (ds.Compensation != "" || ds.CompensationRetry != nil):
-		bad("compensation: a %s step is never compensated", s.Kind)
+		bad("compensation", "a %s step is never compensated", s.Kind)
 	case s.Kind == Compensatable && ds.Compensation == "":
-		bad("compensation: must be given; write `none` if there is nothing to undo")
+		bad("compensation", "must be given; write `none` if there is nothing to undo")
 	case s.Compensation != "" && !validName(s.Compensation):
-		bad("compensation: must match [a-z0-9-]+ and have at most 64 characters")
+		bad("compensation", "must match [a-z0-9-]+ and have at most 64 characters")
 	case s.Compensation != "" && s.Compensation == s.Action:
-		bad("compensation: must differ from the action")
+		bad("compensation", "must differ from the action")
 	}
 	switch {
 	case ds.Action == "none" && (s.Kind != Compensatable || ds.Compensation == "none"):
-		bad("action: must be given: a step that does nothing must have something to undo")
+		bad("action", "must be given: a step that does nothing must have something to undo")
 	case ds.Action == "none" && ds.Retry != nil:
-		bad("retry: there is no action to be tried again")
+		bad("retry", "there is no action to be tried again")
 	case s.Kind == Notification && (ds.Retry != nil || ds.Timeout != 0 || ds.MaxDuration != 0):
-		bad("retry: no answer to a notification is awaited: it has no retry, timeout or max_duration")
+		bad("retry", "no answer to a notification is awaited: it has no retry, timeout or max_duration")
 	}
 }
 
 // after resolves names; left out it means the step above.
-func (ds documentStep) after(d *Definition, i int, bad func(string, ...any)) []int {
+func (ds documentStep) after(d *Definition, i int, bad func(field, format string, args ...any)) []int {
 	if ds.After == nil {
 		if i == 0 {
 			return nil
@@ -256,11 +246,11 @@ func (ds documentStep) after(d *Definition, i int, bad func(string, ...any)) []i
 	for _, name := range *ds.After {
 		p := d.Index(name)
 		if p < 0 {
-			bad("after: no step %q stands above this one", name)
+			bad("after", "no step %q stands above this one", name)
 			continue
 		}
 		if slices.Contains(after, p) {
-			bad("after: %q is named twice", name)
+			bad("after", "%q is named twice", name)
 		}
 		after = append(after, p)
 	}
@@ -269,7 +259,7 @@ func (ds documentStep) after(d *Definition, i int, bad func(string, ...any)) []i
 
 // over lays what is given over a default policy. A first wait beyond the
 // default's longest makes that one longer.
-func (r *documentRetry) over(p RetryPolicy, field string, bad func(string, ...any)) RetryPolicy {
+func (r *documentRetry) over(p RetryPolicy, field string, bad func(field, format string, args ...any)) RetryPolicy {
 	if r == nil {
 		return p
 	}
@@ -284,9 +274,9 @@ func (r *documentRetry) over(p RetryPolicy, field string, bad func(string, ...an
 	}
 	switch {
 	case p.MaxAttempts < 0:
-		bad("%s: max_attempts must not be negative (0 means no limit)", field)
+		bad(field, "max_attempts must not be negative (0 means no limit)")
 	case r.Initial != 0 && r.Max != 0 && p.Initial > p.Max:
-		bad("%s: initial must not be longer than max", field)
+		bad(field, "initial must not be longer than max")
 	case r.Max != 0:
 		p.Initial = min(p.Initial, p.Max)
 	default:
@@ -302,8 +292,7 @@ type duration time.Duration
 func (d *duration) UnmarshalYAML(node *yaml.Node) error {
 	v, err := time.ParseDuration(node.Value)
 	if err != nil || node.Kind != yaml.ScalarNode || v <= 0 {
-		text := fmt.Sprintf("line %d: a duration is a positive number with a unit, such as 200ms or 15m", node.Line)
-		return &yaml.TypeError{Errors: []string{text}} // this kind is gathered, others end the reading
+		return errors.New("a duration is a positive number with a unit, such as 200ms or 15m")
 	}
 	*d = duration(v)
 	return nil
