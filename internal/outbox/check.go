@@ -23,9 +23,9 @@ var errStandby = errors.New("the database is a standby: only a primary can be re
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	const q = `
 		SELECT r.t, to_regclass(r.t) IS NOT NULL,
-		       ARRAY(SELECT c FROM unnest(r.columns) c WHERE NOT EXISTS (
-		         SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(r.t) AND a.attname = c AND NOT a.attisdropped)),
-		       ARRAY(SELECT p FROM unnest(r.rights) p WHERE NOT has_table_privilege(to_regclass(r.t), p)),
+		       ARRAY(SELECT c FROM unnest(r.columns) WITH ORDINALITY AS u (c, n) WHERE NOT EXISTS (
+		         SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(r.t) AND a.attname = c AND NOT a.attisdropped) ORDER BY n),
+		       ARRAY(SELECT p FROM unnest(r.rights) WITH ORDINALITY AS u (p, n) WHERE NOT has_table_privilege(to_regclass(r.t), p) ORDER BY n),
 		       pg_is_in_recovery()
 		FROM (VALUES
 		  ('outbox', '{seq,xid,lane,key,msg_id,subject,headers,payload,created_at}'::text[], '{SELECT}'::text[]),
