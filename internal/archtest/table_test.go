@@ -61,7 +61,8 @@ var table = map[string]may{
 	// starts, answers their commands or has the shop do it, and reads from /proc
 	// what they used.
 	"internal/bench": {
-		ours:   []string{"examples/order/shop", "internal/embedded", "migrations", "participant"},
+		// bus: the relay is woken as a server wakes it.
+		ours:   []string{"examples/order/shop", "internal/bus", "internal/embedded", "migrations", "participant"},
 		others: []string{errgroup, natsGo, pgx, procfs},
 	},
 	// Random worlds for tests: nothing in them may depend on the machine.

@@ -1,0 +1,221 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	benchSubject = "bench.messages"
+	benchPayload = 256 // bytes
+	benchBatch   = 500 // messages in a batch of the limit loop, as in a page of the relay
+	benchHeaders = `{"content-type":"application/json"}`
+
+	backlogWriters = 4
+	backlogRows    = 100 // in a transaction
+)
+
+// box is a database with an outbox.
+type box struct {
+	name, url string
+	pool      *pgxpool.Pool
+}
+
+// newBox makes a database and has the relay install an outbox in it.
+func (r *relayRun) newBox(ctx context.Context, name string) (*box, error) {
+	url, err := r.database(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if out, err := exec.CommandContext(ctx, r.relay, "install", "--database-url", url).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("install the outbox: %w: %s", err, out)
+	}
+	b := &box{name: name, url: url}
+	if b.pool, err = pgxpool.New(ctx, url+"&pool_max_conns=16"); err != nil {
+		return nil, err
+	}
+	r.boxes = append(r.boxes, b)
+	return b, nil
+}
+
+func (b *box) close() { b.pool.Close() }
+
+// write commits n messages of 5,000 keys, so many in a transaction.
+func (b *box) write(ctx context.Context, n, each int) error {
+	var left atomic.Int64
+	left.Store(int64(n))
+	g, ctx := errgroup.WithContext(ctx)
+	for range backlogWriters {
+		g.Go(func() error {
+			for {
+				rest := left.Add(-int64(each)) + int64(each)
+				if rest <= 0 {
+					return nil
+				}
+				if err := b.insert(ctx, min(int(rest), each)); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+func (b *box) insert(ctx context.Context, n int) error {
+	const q = `
+		INSERT INTO outbox (key, subject, headers, payload)
+		SELECT 'order-' || n % 5000, $2, $3, $4 FROM generate_series(1, $1) n`
+	if _, err := b.pool.Exec(ctx, q, n, benchSubject, benchHeaders, []byte(document(benchPayload))); err != nil {
+		return fmt.Errorf("write messages: %w", err)
+	}
+	return nil
+}
+
+// drained is a backlog that was worked off.
+type drained struct {
+	rows int
+	took time.Duration
+	peak float64 // MB, of the first relay
+}
+
+func (d drained) perSecond() float64 { return quotient(float64(d.rows), d.took.Seconds()) }
+
+func (d *drained) add(other drained) {
+	d.rows, d.took, d.peak = d.rows+other.rows, d.took+other.took, max(d.peak, other.peak)
+}
+
+// drain lets a backlog arise while no relay runs, and times relays that work
+// it off: from when the first says that it publishes to when the last message
+// is in the stream.
+func (r *relayRun) drain(ctx context.Context, b *box, rows, each, relays int) (d drained, err error) {
+	if err := r.stream.Purge(ctx); err != nil {
+		return d, fmt.Errorf("empty the stream: %w", err)
+	}
+	if err := b.write(ctx, rows, each); err != nil {
+		return d, err
+	}
+	if err := r.settle(ctx); err != nil {
+		return d, err
+	}
+	began := make(chan time.Time, relays)
+	running := make([]*child, relays)
+	var g errgroup.Group
+	for i := range relays {
+		g.Go(func() (err error) {
+			running[i], err = r.startRelay(ctx, b, func() { began <- time.Now() })
+			return err
+		})
+	}
+	err = g.Wait()
+	defer func() {
+		for _, c := range running {
+			if c != nil {
+				err = joinStop(err, c)
+			}
+		}
+	}()
+	if err != nil {
+		return d, err
+	}
+	first := <-began
+	last, err := r.awaitStored(ctx, rows)
+	return drained{rows: rows, took: last.Sub(first), peak: peak(running[0].cmd.Process.Pid)}, err
+}
+
+func joinStop(err error, c *child) error {
+	if stopErr := c.stop(); err == nil {
+		return stopErr
+	}
+	return err
+}
+
+// startRelay starts a relay on a box; publishing is called when it publishes.
+func (r *relayRun) startRelay(ctx context.Context, b *box, publishing func()) (*child, error) {
+	var line struct{}
+	says := logged("publishing the outbox", &line)
+	ready := func(said []byte) bool {
+		ok := says(said)
+		if ok {
+			publishing()
+		}
+		return ok
+	}
+	args := []string{"run", "--database-url", b.url, "--nats-url", r.natsURL, "--prefix", b.name, "--admin-addr", ""}
+	return spawn(ctx, roleRelay, nil, ready, r.relay, args...)
+}
+
+// awaitStored waits until the stream holds so many messages, and returns when
+// it took the last.
+func (r *relayRun) awaitStored(ctx context.Context, n int) (time.Time, error) {
+	stored := uint64(0)
+	for late := time.Now().Add(time.Minute); ; {
+		info, err := r.stream.Info(ctx)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("look at the stream: %w", err)
+		}
+		now := info.State.Msgs
+		switch {
+		case now >= uint64(n):
+			return info.State.LastTime, nil
+		case now > stored:
+			stored, late = now, time.Now().Add(time.Minute)
+		case time.Now().After(late):
+			return time.Time{}, fmt.Errorf("%d of %d messages came, and no more for a minute", now, n)
+		}
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
+			return time.Time{}, err
+		}
+	}
+}
+
+// publish is the limit: a loop that publishes such messages in such batches,
+// each when the one before is acknowledged, and does nothing else.
+func (r *relayRun) publish(ctx context.Context, rows int) (d drained, err error) {
+	if err := r.stream.Purge(ctx); err != nil {
+		return d, fmt.Errorf("empty the stream: %w", err)
+	}
+	if err := r.settle(ctx); err != nil {
+		return d, err
+	}
+	began := time.Now()
+	body := []byte(document(benchPayload))
+	for left := rows; left > 0; left -= benchBatch {
+		if err := r.publishBatch(ctx, min(left, benchBatch), body); err != nil {
+			return d, err
+		}
+	}
+	last, err := r.awaitStored(ctx, rows)
+	return drained{rows: rows, took: last.Sub(began)}, err
+}
+
+// publishBatch publishes n messages as one atomic batch (ADR-50).
+func (r *relayRun) publishBatch(ctx context.Context, n int, body []byte) error {
+	ids := newIDs(n + 1)
+	batch := fmt.Sprintf("%x", ids[n])
+	at := time.Now().UTC().Format(time.RFC3339Nano)
+	for i := range n {
+		id := fmt.Sprintf("%x", ids[i])
+		msg := &nats.Msg{Subject: benchSubject, Data: body, Header: nats.Header{
+			"Nats-Msg-Id": {id}, "ce-id": {id}, "ce-specversion": {"1.0"}, "ce-time": {at}, "content-type": {"application/json"},
+			"Nats-Batch-Id": {batch}, "Nats-Batch-Sequence": {fmt.Sprint(i + 1)},
+		}}
+		if i < n-1 {
+			if err := r.nc.PublishMsg(msg); err != nil {
+				return fmt.Errorf("publish: %w", err)
+			}
+			continue
+		}
+		msg.Header["Nats-Batch-Commit"] = []string{"1"}
+		if _, err := r.js.PublishMsg(ctx, msg); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+	}
+	return nil
+}
