@@ -227,7 +227,7 @@ func (c *Coordinator) readHistory(ctx context.Context, id uuid.UUID) (*saga.Defi
 func historyEvent(def *saga.Definition, seq int, version int64, at time.Time, e saga.Entry) HistoryEvent {
 	ev := HistoryEvent{
 		Seq: seq, Version: version, At: at, Type: string(e.Type), Phase: string(e.Phase), Generation: e.Generation,
-		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), Payload: e.Payload, RestartOf: e.RestartOf,
+		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), StartAt: orNil(e.StartAt), Payload: e.Payload, RestartOf: e.RestartOf,
 	}
 	if e.Step > 0 && e.Step <= len(def.Steps) {
 		ev.Step = def.Steps[e.Step-1].Name

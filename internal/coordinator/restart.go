@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -46,20 +45,12 @@ func (c *Coordinator) Restart(ctx context.Context, id uuid.UUID, op Operation, r
 	started, err := c.Start(ctx, StartRequest{
 		Definition: old.Definition, Version: req.Version, Input: old.Input, Order: order, Trace: req.Trace,
 		Key:   &IdempotencyKey{Route: restartRoute, Key: id.String()},
-		again: &saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor},
+		again: saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor},
 	})
 	if err != nil {
 		return Started{}, fmt.Errorf("restart saga %s: %w", id, err)
 	}
 	return started, nil
-}
-
-// begin makes the first decision of the new saga.
-func (req StartRequest) begin(def *saga.Definition, id string, now time.Time) (saga.Decision, error) {
-	if req.again != nil {
-		return saga.StartAgain(def, id, req.Input, *req.again, now)
-	}
-	return saga.Start(def, id, req.Input, now)
 }
 
 // orderOf is the order that a saga carries; nil if it carries none.

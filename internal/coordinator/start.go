@@ -5,11 +5,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/wire"
@@ -20,12 +22,20 @@ type StartRequest struct {
 	Definition string
 	Version    int // 0: the current one
 	Input      json.RawMessage
+	StartAt    time.Time       // before this its steps do not begin; zero: at once
 	Order      *Order          // the order that the saga is about; nil for plain sagas
 	Key        *IdempotencyKey // nil: every request is a new saga
 	Trace      wire.Trace      // every message of the saga carries it
 
-	again *saga.Origin // nil: it takes up no other saga
+	again saga.Origin // zero: it takes up no other saga
 }
+
+// How far a start time may lie in the past, where it means at once: clocks
+// differ and requests take time; and how far in the future.
+const (
+	StartLate  = 5 * time.Minute
+	StartAhead = 366 * 24 * time.Hour
+)
 
 // IdempotencyKey makes repetitions of a request harmless. Keys are kept apart
 // by principal and route; Fingerprint is a hash of the whole request.
@@ -54,19 +64,15 @@ type startResult struct {
 }
 
 // Start creates a saga and writes its first commands, or finds the one that
-// the same key made. It returns [ErrUnknownDefinition], [ErrKeyReused],
-// [ErrOverloaded] or an [*InputError].
+// the same key made. It returns [ErrUnknownDefinition], [ErrStartTime],
+// [ErrKeyReused], [ErrOverloaded] or an [*InputError].
 //
 // Concurrent calls share transactions. If ctx ends while the saga is being
 // written, it may have been started all the same: repeat with the same key.
 func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, error) {
-	def, err := c.named(ctx, req.Definition, req.Version)
+	job, err := c.prepare(ctx, req)
 	if err != nil {
-		return Started{}, err
-	}
-	job, err := c.newStart(def, req)
-	if err != nil {
-		return Started{}, err
+		return c.refuse(ctx, req.Key, err)
 	}
 	select {
 	case c.starts <- job:
@@ -91,13 +97,45 @@ func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, err
 	}
 }
 
+// prepare makes the first decision of a saga.
+func (c *Coordinator) prepare(ctx context.Context, req StartRequest) (*startJob, error) {
+	def, err := c.named(ctx, req.Definition, req.Version)
+	if err != nil {
+		return nil, err
+	}
+	if late := c.Now().Sub(req.StartAt); !req.StartAt.IsZero() && (late > StartLate || late < -StartAhead) {
+		return nil, ErrStartTime
+	}
+	return c.newStart(def, req)
+}
+
+// refuse answers a start that cannot be: unless the key has made a saga before,
+// when the same request could. A definition may have gone since, and a start
+// time have passed.
+func (c *Coordinator) refuse(ctx context.Context, key *IdempotencyKey, why error) (Started, error) {
+	if key == nil {
+		return Started{}, why
+	}
+	const find = `SELECT saga_id FROM idempotency_key WHERE principal = $1 AND route = $2 AND key = $3 AND fingerprint = $4`
+	var id uuid.UUID
+	switch err := c.Pool.QueryRow(ctx, find, key.Principal, key.Route, key.Key, key.Fingerprint[:]).Scan(&id); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Started{}, why
+	case err != nil:
+		return Started{}, fmt.Errorf("look up idempotency key: %w", err)
+	}
+	s, err := c.Get(ctx, id)
+	return Started{Saga: s, Replayed: true}, err
+}
+
 func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, error) {
 	id, err := c.newSagaID()
 	if err != nil {
 		return nil, err
 	}
 	now := c.now()
-	d, err := req.begin(def.Definition, id.String(), now)
+	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again}
+	d, err := saga.StartWith(def.Definition, id.String(), req.Input, opening, now)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +143,9 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	if err := r.take(c, d, now); err != nil {
 		return nil, err
 	}
-	r.lookBy(now.Add(soonest(def.Steps)))
+	if r.state.WaitsFor() == "" {
+		r.lookBy(now.Add(soonest(def.Steps)))
+	}
 	return &startJob{row: r, order: req.Order, key: req.Key, done: make(chan startResult, 1)}, nil
 }
 

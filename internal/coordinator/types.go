@@ -16,6 +16,7 @@ import (
 var (
 	ErrNotFound          = errors.New("not found")
 	ErrUnknownDefinition = errors.New("unknown definition")
+	ErrStartTime         = errors.New("start time is out of bounds")
 	ErrKeyReused         = errors.New("idempotency key was used with another request")
 	ErrOverloaded        = errors.New("too many starts are waiting")
 	ErrPrecondition      = errors.New("the saga has another version")
@@ -66,6 +67,8 @@ type Saga struct {
 	CancelRequested   bool
 	Overdue           bool
 	PausedAt          *time.Time // nil: it is not paused
+	WaitsFor          saga.Waits // what keeps it from beginning; empty: nothing
+	StartAt           *time.Time // nil: it does not wait for that
 	StaleReplies      int        // replies that changed nothing
 	RestartOf         string     // id of the saga that this one takes up again; empty: none
 	RestartedAs       uuid.UUID  // the saga that takes this one up; nil: none. Known where it is read, not where it is awaited
@@ -107,6 +110,7 @@ type HistoryEvent struct {
 	Generation int
 	Attempt    int
 	DueAt      *time.Time
+	StartAt    *time.Time // of the start: when the first steps may begin
 	Result     json.RawMessage
 	Error      *Failure
 	Reason     string
@@ -127,6 +131,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
 		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale, RestartOf: s.RestartOf,
+		WaitsFor: s.WaitsFor(), StartAt: orNil(s.StartAt),
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
 	}
 	if len(def.Steps) > 0 {

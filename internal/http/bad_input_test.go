@@ -220,6 +220,12 @@ func badSagas() []badInput {
 		body("an input that is an array", `{"definition": "order", "input": []}`, 400, bad, "#/input"),
 		body("an input that is null", `{"definition": "order", "input": null}`, 400, bad, "#/input"),
 		body("no input", `{"definition": "order"}`, 400, bad, "#/input"),
+		body("a start time that is no time", `{"definition": "order", "input": {}, "start_at": "tomorrow"}`, 400, bad, "#/start_at"),
+		body("a start time without an offset", `{"definition": "order", "input": {}, "start_at": "2026-12-24T18:00:00"}`, 400, bad, "#/start_at"),
+		body("a start time on no day", `{"definition": "order", "input": {}, "start_at": "2026-02-30T18:00:00Z"}`, 400, bad, "#"),
+		body("a start time of long ago", `{"definition": "order", "input": {}, "start_at": "2001-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
+		body("a start time that is too far", `{"definition": "order", "input": {}, "start_at": "9999-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
+		body("a start time that is a number", `{"definition": "order", "input": {}, "start_at": 1}`, 400, bad, "#/start_at"),
 		body("a member that comes later", `{"definition": "order", "input": {}, "labels": {}}`, 400, bad, "#/labels"),
 	}
 }

@@ -21,6 +21,9 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 	if req.Body.Version != nil {
 		start.Version = int(*req.Body.Version)
 	}
+	if req.Body.StartAt != nil {
+		start.StartAt = *req.Body.StartAt
+	}
 	answer, saga, err := s.start(ctx, start, sagasPath, req.Params.IdempotencyKey, req.Params.Prefer)
 	if err == nil {
 		err = s.countStale(ctx, answer, &saga)
@@ -29,6 +32,8 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 	switch {
 	case errors.Is(err, coordinator.ErrUnknownDefinition):
 		return nil, at(api.ProblemCodeUnknownDefinition, "#/definition", "is not registered, or not in this version")
+	case errors.Is(err, coordinator.ErrStartTime):
+		return nil, at(api.ProblemCodeInputInvalid, "#/start_at", "must not be more than 5 minutes ago, nor more than 366 days ahead")
 	case errors.As(err, &input):
 		return nil, inputFailure(input, "#/input")
 	case err != nil:
@@ -130,7 +135,8 @@ func sagaView(s coordinator.Saga) api.Saga {
 	v := api.Saga{
 		Id: s.ID, Definition: s.Definition, DefinitionVersion: int32(s.DefinitionVersion), Version: s.Version,
 		Status: api.SagaStatus(s.Status), Input: s.Input, Steps: make([]api.Step, len(s.Steps)), Error: failureView(s.Error),
-		CancelRequested: s.CancelRequested, Overdue: s.Overdue, Paused: s.PausedAt != nil, PausedAt: s.PausedAt, StaleReplies: int32(s.StaleReplies),
+		CancelRequested: s.CancelRequested, Overdue: s.Overdue, Paused: s.PausedAt != nil, PausedAt: s.PausedAt,
+		WaitingFor: optional(string(s.WaitsFor)), StartAt: s.StartAt, StaleReplies: int32(s.StaleReplies),
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, EndedAt: s.EndedAt, Actions: append([]string{}, s.Actions...),
 		Links: links(sagasPath, s),
 	}
@@ -164,7 +170,7 @@ func sagaView(s coordinator.Saga) api.Saga {
 func eventView(e coordinator.HistoryEvent) api.HistoryEvent {
 	return api.HistoryEvent{
 		Seq: int32(e.Seq), Version: e.Version, At: e.At, Type: e.Type, Step: optional(e.Step), Phase: optional(e.Phase),
-		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt,
+		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt, StartAt: e.StartAt,
 		Result: resultView(e.Result), Error: failureView(e.Error), Reason: optional(e.Reason), Actor: optional(e.Actor),
 		Payload: e.Payload, RestartOf: optional(e.RestartOf),
 	}

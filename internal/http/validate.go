@@ -132,9 +132,12 @@ func expectation(e *openapi3.SchemaError) string {
 		return "must be at least " + strconv.FormatFloat(*s.Min, 'f', -1, 64)
 	case "maximum":
 		return "must be at most " + strconv.FormatFloat(*s.Max, 'f', -1, 64)
-	case "pattern":
+	case "pattern", "format":
 		if words, ok := s.Extensions["x-must-be"].(string); ok {
 			return "must be " + words
+		}
+		if s.Pattern == "" {
+			return "must be a " + s.Format
 		}
 		return "must match " + s.Pattern
 	case "enum":

@@ -10,22 +10,29 @@ import (
 // Start begins a saga: the first entries of its history and its first
 // commands. The input must be valid JSON.
 func Start(def *Definition, id string, input json.RawMessage, now time.Time) (Decision, error) {
-	return start(def, id, input, Entry{Type: Started}, now)
+	return StartWith(def, id, input, Opening{}, now)
 }
 
-// Origin is the saga that a new one takes up again, and who asked for that.
+// Opening is what a start may say beside the input.
+type Opening struct {
+	StartAt time.Time // before this its first steps do not begin; zero: at once
+	Again   Origin    // the saga that it takes up again; zero: none
+}
+
+// Origin is the saga that a new one takes up again, and who asked for that. It
+// has been undone or abandoned; the new one has effects of its own.
 type Origin struct{ Saga, Reason, Actor string }
 
-// StartAgain is [Start] for a saga that has been undone or abandoned: another
-// saga, with effects of its own.
-func StartAgain(def *Definition, id string, input json.RawMessage, of Origin, now time.Time) (Decision, error) {
-	return start(def, id, input, Entry{Type: Started, RestartOf: of.Saga, Reason: of.Reason, Actor: of.Actor}, now)
-}
-
-func start(def *Definition, id string, input json.RawMessage, started Entry, now time.Time) (Decision, error) {
+// StartWith is [Start] with more to say.
+func StartWith(def *Definition, id string, input json.RawMessage, o Opening, now time.Time) (Decision, error) {
 	m := machine{def: def, now: now, state: State{ID: id, Input: input}}
+	started := Entry{Type: Started, RestartOf: o.Again.Saga, Reason: o.Again.Reason, Actor: o.Again.Actor}
+	due := now
+	if o.StartAt.After(now) {
+		due, started.StartAt = o.StartAt, o.StartAt
+	}
 	if def.Deadline > 0 {
-		started.DueAt = now.Add(def.Deadline)
+		started.DueAt = due.Add(def.Deadline)
 	}
 	m.record(started)
 	m.progress()

@@ -13,6 +13,7 @@ type EntryType string
 // The facts of a saga's life, in the order in which they usually come.
 const (
 	Started          EntryType = "started"
+	BecameDue        EntryType = "due" // its start time has come
 	CommandIssued    EntryType = "command-issued"
 	StepSkip         EntryType = "step-skipped"
 	StepSuccess      EntryType = "step-succeeded"
@@ -49,6 +50,7 @@ type Entry struct {
 	Generation int             `json:"g,omitempty"`
 	Attempt    int             `json:"a,omitempty"`
 	DueAt      time.Time       `json:"d,omitzero"`
+	StartAt    time.Time       `json:"start,omitzero"` // of the start: when the first steps may begin
 	Result     json.RawMessage `json:"r,omitempty"`
 	Error      *Failure        `json:"e,omitempty"`
 	Reason     string          `json:"why,omitempty"`
@@ -81,10 +83,12 @@ func (s *State) apply(e Entry, steps int) {
 	}
 	switch e.Type {
 	case Started:
-		s.Status, s.DeadlineAt, s.RestartOf = Running, e.DueAt, e.RestartOf
+		s.Status, s.StartAt, s.DeadlineAt, s.RestartOf = Running, e.StartAt, e.DueAt, e.RestartOf
 		s.Steps = slices.Repeat([]StepState{{Status: StepPending}}, steps)
+	case BecameDue:
+		s.StartAt = time.Time{}
 	case TurnedBack:
-		s.Status, s.Cause, s.DeadlineAt = Compensating, e.Error, time.Time{}
+		s.Status, s.Cause, s.StartAt, s.DeadlineAt = Compensating, e.Error, time.Time{}, time.Time{}
 	case CancelAsked:
 		s.CancelRequested = true
 	case DeadlinePassed:
@@ -114,13 +118,18 @@ func (s *State) apply(e Entry, steps int) {
 }
 
 func (s *State) end(status Status) {
-	s.Status, s.DeadlineAt, s.PausedAt = status, time.Time{}, time.Time{}
+	s.Status, s.StartAt, s.DeadlineAt, s.PausedAt = status, time.Time{}, time.Time{}, time.Time{}
 }
 
 // resume shifts what is awaited by the length of the pause: the deadline, and
-// what is in flight. What waited for its next attempt need not wait longer.
+// what is in flight. What waited for its next attempt, or for its start, need
+// not wait longer; before the start the deadline's time does not run.
 func (s *State) resume(at time.Time) {
-	pause := at.Sub(s.PausedAt)
+	from := s.PausedAt
+	if s.StartAt.After(from) {
+		from = s.StartAt
+	}
+	pause := max(at.Sub(from), 0)
 	s.PausedAt = time.Time{}
 	if !s.DeadlineAt.IsZero() {
 		s.DeadlineAt = s.DeadlineAt.Add(pause)

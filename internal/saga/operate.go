@@ -14,7 +14,7 @@ func Allowed(def *Definition, s State) []string {
 	case s.Status == Completed:
 		return nil
 	case s.Status.Ended():
-		return []string{"restart"} // as another saga, see [StartAgain]
+		return []string{"restart"} // as another saga, see [Opening]
 	}
 	actions := make([]string, 0, 5)
 	if s.Cause == nil && !pivotPassed(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {

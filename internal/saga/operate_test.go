@@ -404,7 +404,7 @@ func TestARestartIsAnotherSaga(t *testing.T) {
 	t.Parallel()
 	def := parse(t, pivoted)
 	const old = "019ab8b1-6a10-7c44-8a53-000000000000"
-	d, err := saga.StartAgain(def, id, json.RawMessage(`{}`), saga.Origin{Saga: old, Reason: "once more", Actor: "ada"}, t0)
+	d, err := saga.StartWith(def, id, json.RawMessage(`{}`), saga.Opening{Again: saga.Origin{Saga: old, Reason: "once more", Actor: "ada"}}, t0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func TestASagaEndsWithAllOfItsEffectsOrNone(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		def, input := randomSaga(t, false)
-		w := newWorld(beginAs(t, def, id, input))
+		w := newWorld(beginWith(t, def, input, randomOpening(t)))
 		decide := func() saga.Outcome {
 			return draw(t, "decision", saga.Succeeded, saga.Succeeded, saga.Succeeded, saga.Failed, saga.Retry, saga.InProgress)
 		}

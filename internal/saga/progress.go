@@ -9,7 +9,7 @@ func (m *machine) progress() {
 		return
 	}
 	var done bool
-	if m.state.Cause == nil {
+	if m.state.Cause == nil && m.state.WaitsFor() == "" {
 		done = m.forward()
 	}
 	if m.state.Cause != nil { // forward may have found a reason to turn back

@@ -77,6 +77,7 @@ type State struct {
 
 	Status          Status      `json:"status"`
 	Steps           []StepState `json:"steps"`
+	StartAt         time.Time   `json:"start,omitzero"`    // no step begins before; zero: they may
 	RestartOf       string      `json:"of,omitempty"`      // id of the saga that this one takes up again
 	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
 	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
@@ -153,11 +154,30 @@ const (
 // Paused reports whether no command is issued until somebody resumes the saga.
 func (s State) Paused() bool { return !s.PausedAt.IsZero() }
 
+// Waits is what a saga that has done nothing yet waits for.
+type Waits string
+
+// What a saga waits for before it begins.
+const (
+	ForStart Waits = "start" // its start time
+)
+
+// WaitsFor is what keeps the saga from beginning; empty: nothing, or it has.
+func (s State) WaitsFor() Waits {
+	if !s.StartAt.IsZero() {
+		return ForStart
+	}
+	return ""
+}
+
 // WakeAt is the earliest time at which s wants a [Tick]; zero if it waits for
 // nothing but replies and people.
 func (s State) WakeAt() time.Time {
 	if s.Paused() {
 		return time.Time{}
+	}
+	if !s.StartAt.IsZero() { // the deadline comes later
+		return s.StartAt
 	}
 	wake := s.DeadlineAt
 	for i := range s.Steps {

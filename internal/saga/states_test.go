@@ -50,6 +50,11 @@ func says(step string, phase saga.Phase, outcome saga.Outcome) func(l *life) {
 	return func(l *life) { l.give(answer(l.command(step, phase), outcome)) }
 }
 
+// opens begins the saga otherwise.
+func opens(o saga.Opening) func(l *life) {
+	return func(l *life) { *l = *beginWith(l.t, l.def, `{}`, o) }
+}
+
 func asks(ev saga.Event) func(l *life) { return func(l *life) { l.give(ev) } }
 
 func situations() []situation {
@@ -63,6 +68,8 @@ steps:
 `
 	exhausted := func(step string) func(l *life) { return func(l *life) { l.exhaust(step) } }
 	return []situation{
+		{"The saga waits for its start time", single, "", "", opens(saga.Opening{StartAt: t0.Add(time.Hour)})},
+		{"… it is paused", single, "", "", then(opens(saga.Opening{StartAt: t0.Add(time.Hour)}), asks(saga.Pause{}))},
 		{"A step before the pivot is in flight", single, "a", saga.Action, func(*life) {}},
 		{"… it waits for its next attempt", single, "a", saga.Action, says("a", saga.Action, saga.Retry)},
 		{"… the saga is paused", single, "a", saga.Action, asks(saga.Pause{})},
@@ -104,6 +111,9 @@ func (s situation) happens(l *life) []struct {
 	}
 	var rows []row
 	for _, o := range []saga.Outcome{saga.Succeeded, saga.Failed, saga.Retry, saga.InProgress} {
+		if s.step == "" { // nothing was ever sent
+			break
+		}
 		r := answer(l.command(s.step, s.phase), o)
 		if o == saga.InProgress {
 			r.Extend = time.Minute
@@ -120,6 +130,9 @@ func (s situation) happens(l *life) []struct {
 	}
 	rows = append(rows, row{"cancel", saga.Cancel{}, l.now}, row{"retry", saga.TryNow{}, l.now})
 	for _, o := range []saga.Resolution{saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped} {
+		if s.step == "" {
+			break
+		}
 		rows = append(rows, row{"resolve `" + s.step + "` as " + string(o), saga.Resolve{Step: s.step, Phase: s.phase, Outcome: o}, l.now})
 	}
 	return append(rows, row{"pause", saga.Pause{}, l.now}, row{"resume", saga.Resume{}, l.now}, row{"abandon", saga.Abandon{}, l.now})
@@ -137,7 +150,7 @@ func (l *life) inFull(s saga.State) string {
 	for _, flag := range []struct {
 		set  bool
 		name string
-	}{{s.Paused(), "paused"}, {s.CancelRequested, "cancel requested"}, {s.Overdue, "overdue"}} {
+	}{{s.WaitsFor() != "", "waits for its " + string(s.WaitsFor())}, {s.Paused(), "paused"}, {s.CancelRequested, "cancel requested"}, {s.Overdue, "overdue"}} {
 		if flag.set {
 			text += ", " + flag.name
 		}

@@ -17,6 +17,9 @@ func (m *machine) tick(t Tick) (ignored string) {
 		return "the saga is paused"
 	}
 	before := len(m.history)
+	if at := m.state.StartAt; !at.IsZero() && !at.After(m.now) {
+		m.record(Entry{Type: BecameDue})
+	}
 	if at := m.state.DeadlineAt; !at.IsZero() && !at.After(m.now) {
 		m.deadline()
 	}

@@ -371,9 +371,12 @@ type HistoryEvent struct {
 	Result Result `json:"result,omitempty"`
 
 	// Seq From 1, without gaps.
-	Seq  int32   `json:"seq"`
-	Step *string `json:"step,omitempty"`
-	Type string  `json:"type"`
+	Seq int32 `json:"seq"`
+
+	// StartAt Of the start, when the first steps may begin.
+	StartAt *time.Time `json:"start_at,omitempty"`
+	Step    *string    `json:"step,omitempty"`
+	Type    string     `json:"type"`
 
 	// Version The saga's version that this is part of.
 	Version int64 `json:"version"`
@@ -665,6 +668,9 @@ type Saga struct {
 	// StaleReplies Replies that came late or twice and changed nothing.
 	StaleReplies int32 `json:"stale_replies"`
 
+	// StartAt When a saga that waits for its start time begins.
+	StartAt *time.Time `json:"start_at,omitempty"`
+
 	// Status `running`: going forward. `compensating`: being undone. `completed`: all effects are there. `compensated`: none
 	// is. `stuck`: waits for an operator. `abandoned`: given up by an operator.
 	Status    SagaStatus `json:"status"`
@@ -673,6 +679,9 @@ type Saga struct {
 
 	// Version Bumped by every change; also the entity tag.
 	Version int64 `json:"version"`
+
+	// WaitingFor What keeps a saga from beginning: `start`, its start time. Left out once nothing does. Other words may be added.
+	WaitingFor *string `json:"waiting_for,omitempty"`
 }
 
 // SagaList defines model for SagaList.
@@ -689,6 +698,10 @@ type SagaRequest struct {
 
 	// Input What the definition's steps work on. Kept exactly as it is sent.
 	Input json.RawMessage `json:"input"`
+
+	// StartAt The saga is accepted now, and its first steps begin at this time; its deadline counts from then. At most 366
+	// days ahead. Up to 5 minutes ago means at once.
+	StartAt *time.Time `json:"start_at,omitempty"`
 
 	// Version The definition's version; the current one if it is left out.
 	Version *int32 `json:"version,omitempty"`
