@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/skald-saga/skald/internal/outbox"
@@ -42,8 +43,12 @@ type row struct {
 	commands  []outbox.Message
 	events    []outbox.Message
 	staleSeen []staleReply
+	beside    []beside
 	due       time.Time // of a new timer row; zero: none is needed
 }
+
+// beside is what is written with a saga, besides what every change writes.
+type beside interface{ queue(b *pgx.Batch) }
 
 // guard is what a saga's row must still be when it is overwritten: each change
 // changes at least one of the three. The version alone would do if Postgres

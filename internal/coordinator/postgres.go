@@ -117,6 +117,7 @@ func (s *pgSession) store(ctx context.Context, rows []*row, dead []deadLetter) e
 	queueTimers(b, rows)
 	queueStale(b, rows)
 	queueDead(b, dead)
+	queueBeside(b, rows)
 	queueMessages(b, rows)
 	b.Queue(commit)
 	return s.conn.SendBatch(ctx, b).Close()
@@ -231,5 +232,6 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 	queueOrders(b, jobs)
 	queueHistory(b, rows)
 	queueTimers(b, rows)
+	queueBeside(b, rows)
 	queueMessages(b, rows)
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -42,15 +43,30 @@ func (c *Coordinator) Restart(ctx context.Context, id uuid.UUID, op Operation, r
 	if err != nil {
 		return Started{}, fmt.Errorf("restart saga %s: %w", id, err)
 	}
+	entry, err := op.audit("restart", TargetSaga, id.String(), nil, c.now())
+	if err != nil {
+		return Started{}, err
+	}
+	entry.Before = SagaPoint{old.Version, old.Status}
+	entry.After = entry.Before // it stays as it is
 	started, err := c.Start(ctx, StartRequest{
 		Definition: old.Definition, Version: req.Version, Input: old.Input, Order: order, Trace: req.Trace,
 		Key:   &IdempotencyKey{Route: restartRoute, Key: id.String()},
-		again: saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor},
+		again: saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor}, audit: entry,
 	})
+	if err == nil && started.Replayed {
+		entry.Outcome = Unchanged
+		entry.restartedAs(started.Saga.ID)
+		err = c.note(ctx, entry)
+	}
 	if err != nil {
 		return Started{}, fmt.Errorf("restart saga %s: %w", id, err)
 	}
 	return started, nil
+}
+
+func (e *AuditEntry) restartedAs(id uuid.UUID) {
+	e.Details = json.RawMessage(`{"restarted_as":"` + id.String() + `"}`)
 }
 
 // orderOf is the order that a saga carries; nil if it carries none.

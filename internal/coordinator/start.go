@@ -28,6 +28,7 @@ type StartRequest struct {
 	Trace      wire.Trace      // every message of the saga carries it
 
 	again saga.Origin // zero: it takes up no other saga
+	audit *AuditEntry // of the operator's request that this is; nil: it is none
 }
 
 // How far a start time may lie in the past, where it means at once: clocks
@@ -140,6 +141,11 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 		return nil, err
 	}
 	r := &row{id: id, def: def, created: now, trace: req.Trace}
+	if req.audit != nil {
+		entry := *req.audit
+		entry.restartedAs(id)
+		r.beside = append(r.beside, &entry)
+	}
 	if err := r.take(c, d, now); err != nil {
 		return nil, err
 	}

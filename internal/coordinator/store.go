@@ -159,6 +159,14 @@ func queueDead(b *pgx.Batch, dead []deadLetter) {
 	}
 }
 
+func queueBeside(b *pgx.Batch, rows []*row) {
+	for _, r := range rows {
+		for _, what := range r.beside {
+			what.queue(b)
+		}
+	}
+}
+
 // printable is what Postgres can store as text: valid UTF-8 without NUL.
 func printable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")

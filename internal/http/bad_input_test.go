@@ -266,6 +266,12 @@ func badReads(id string) []badInput {
 		get("/v1/sagas/"+id+"/history?after=2147483648", bad, "query:after"),
 		get("/v1/sagas/"+id+"/history?cursor=1", unknown, "query:cursor"),
 		get("/v1/sagas/"+id+"?wait=5", unknown, "query:wait"),
+		get("/v1/audit-log?saga=1", bad, "query:saga"),
+		get("/v1/audit-log?actor=", bad, "query:actor"),
+		get("/v1/audit-log?action=Cancel", bad, "query:action"),
+		get("/v1/audit-log?from=yesterday", bad, "query:from"),
+		get("/v1/audit-log?to=2026-13-01T00:00:00Z", bad, "query:to"),
+		get("/v1/audit-log?until=2026-01-01", unknown, "query:until"),
 		get("/livez?verbose", unknown, "query:verbose"),
 		get("/problems?x=1", unknown, "query:x"),
 	}
