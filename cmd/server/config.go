@@ -68,6 +68,8 @@ type engineFlags struct {
 	InsecureNoAuth    bool          `help:"Listen beyond this machine although the API asks nobody who they are." env:"SKALD_INSECURE_NO_AUTH"`
 	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in order saga." env:"SKALD_DEFINITIONS" placeholder:"DIR"`
 	DatabaseConns     int32         `help:"Most database connections." env:"SKALD_DATABASE_CONNS" default:"16"`
+	MaxOutboxRows     int64         `help:"Refuse new sagas while so many messages wait in the outbox; 0: never." env:"SKALD_MAX_OUTBOX_ROWS" default:"1000000"`
+	MaxOutboxBytes    int64         `help:"Refuse new sagas while the messages that wait take so many bytes; 0: never." env:"SKALD_MAX_OUTBOX_BYTES" default:"4294967296"`
 	DrainTimeout      time.Duration `help:"How long open requests may take once the server is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"10s"`
 	LogFormat         string        `help:"json, text, or auto: text in dev, else json." env:"SKALD_LOG_FORMAT" enum:"auto,json,text" default:"auto"`
 	LogLevel          slog.Level    `help:"debug, info, warn or error." env:"SKALD_LOG_LEVEL" default:"info"`
@@ -77,6 +79,9 @@ type engineFlags struct {
 func (f engineFlags) validate() error {
 	if f.DatabaseConns < 5 {
 		return program.Usagef("--database-conns: must be at least 5")
+	}
+	if f.MaxOutboxRows < 0 || f.MaxOutboxBytes < 0 {
+		return program.Usagef("--max-outbox-rows and --max-outbox-bytes: must not be negative")
 	}
 	if f.DrainTimeout < 0 {
 		return program.Usagef("--drain-timeout: must not be negative")

@@ -74,6 +74,7 @@ func (e *engine) coordinator() (c *coordinator.Coordinator, wake chan struct{}) 
 	wake = make(chan struct{}, 1)
 	return coordinator.New(coordinator.Config{
 		Pool: e.pool, Log: e.log, Prefix: e.flags.Prefix, Metrics: coordinator.NewMetrics(e.registry),
+		MaxOutboxRows: e.flags.MaxOutboxRows, MaxOutboxBytes: e.flags.MaxOutboxBytes,
 		Wake: func() {
 			e.waker.Wake()
 			select {

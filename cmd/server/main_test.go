@@ -55,6 +55,7 @@ func TestMistakesAreOneLineAndStatus2(t *testing.T) {
 		"a log format":                   {[]string{"serve", "--log-format", "xml"}, "--log-format"},
 		"a log level":                    {[]string{"serve", "--log-level", "loud"}, "--log-level"},
 		"a duration":                     {[]string{"serve", "--drain-timeout", "soon"}, "--drain-timeout"},
+		"a negative limit":               {[]string{"serve", "--database-url", db, "--max-outbox-rows=-1"}, "--max-outbox-rows"},
 		"a folder without definitions":   {[]string{"serve", "--database-url", db, "--definitions", t.TempDir()}, "--definitions"},
 		"a folder that is not there":     {[]string{"serve", "--database-url", db, "--definitions", "/nothing"}, "--definitions"},
 		"down without consent":           {[]string{"migrate", "down", "--database-url", db}, "--yes"},

@@ -34,7 +34,11 @@ type Config struct {
 	Wake   func()           // called after a commit that wrote outbox rows; must not block; may be nil
 
 	StartQueue int // most starts waiting; more get ErrOverloaded; default 4096
-	Metrics    *Metrics
+
+	// With more than that in the outbox, starts get ErrOutboxFull; 0: no limit.
+	MaxOutboxRows, MaxOutboxBytes int64
+
+	Metrics *Metrics
 }
 
 // Coordinator is safe for concurrent use. Any number of them may work on one
@@ -49,6 +53,7 @@ type Coordinator struct {
 	reads       chan struct{} // one for each read under way; see reading
 	watch       watchers
 	memory      memory
+	admission   admission
 	timerPoke   chan time.Time
 	stopped     chan struct{} // closed when Run has returned
 	stop        sync.Once
@@ -94,6 +99,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return c.runStarts(ctx) })
 	g.Go(func() error { return c.runTimers(ctx) })
 	g.Go(func() error { return c.runWatch(ctx) })
+	g.Go(func() error { return c.runAdmission(ctx) })
 	return g.Wait()
 }
 

@@ -13,7 +13,10 @@ type Metrics struct {
 	stuck       *prometheus.CounterVec
 	replies     *prometheus.CounterVec
 	deadLetters prometheus.Counter
-	refused     prometheus.Counter
+	refused     *prometheus.CounterVec
+	outboxRows  prometheus.Gauge
+	outboxBytes prometheus.Gauge
+	outboxFull  prometheus.Gauge
 	waiting     prometheus.Gauge
 	batch       *prometheus.HistogramVec
 	duration    *prometheus.HistogramVec
@@ -32,8 +35,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "saga_replies_total", Help: "Replies by what became of them: applied, stale or dead."}, []string{"result"}),
 		deadLetters: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "saga_dead_letters_total", Help: "Replies that could not be read or that answer no known saga."}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "saga_starts_refused_total", Help: "Starts refused because too many were waiting."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "saga_starts_refused_total", Help: "Starts refused: too many were waiting for the writer (queue), or too much in the outbox (outbox)."}, []string{"reason"}),
+		outboxRows: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "saga_outbox_rows", Help: "Messages that wait in the outbox, about, when a start last made the server look."}),
+		outboxBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "saga_outbox_bytes", Help: "Bytes that they take, about."}),
+		outboxFull: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "saga_outbox_full", Help: "1 while no saga is started because too much waits in the outbox."}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "saga_starts_waiting", Help: "Starts in the queue of the writer."}),
 		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -42,7 +51,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "saga_duration_seconds", Help: "From start to end.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 20)}, []string{"definition", "outcome"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.waiting, m.batch, m.duration)
+		reg.MustRegister(m.started, m.ended, m.stuck, m.replies, m.deadLetters, m.refused, m.waiting, m.batch, m.duration, m.outboxRows, m.outboxBytes, m.outboxFull)
+	}
+	for _, reason := range []string{"queue", "outbox"} {
+		m.refused.WithLabelValues(reason) // from zero, as below
 	}
 	return m
 }

@@ -66,20 +66,24 @@ type startResult struct {
 
 // Start creates a saga and writes its first commands, or finds the one that
 // the same key made. It returns [ErrUnknownDefinition], [ErrStartTime],
-// [ErrKeyReused], [ErrOverloaded] or an [*InputError].
+// [ErrKeyReused], [ErrOverloaded], [ErrOutboxFull] or an [*InputError].
 //
 // Concurrent calls share transactions. If ctx ends while the saga is being
 // written, it may have been started all the same: repeat with the same key.
 func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, error) {
 	job, err := c.prepare(ctx, req)
 	if err != nil {
-		return c.refuse(ctx, req.Key, err)
+		s, err := c.refuse(ctx, req.Key, err)
+		if errors.Is(err, ErrOutboxFull) {
+			c.Metrics.refused.WithLabelValues("outbox").Inc()
+		}
+		return s, err
 	}
 	select {
 	case c.starts <- job:
 		c.Metrics.waiting.Inc()
 	default:
-		c.Metrics.refused.Inc()
+		c.Metrics.refused.WithLabelValues("queue").Inc()
 		return Started{}, ErrOverloaded
 	}
 	select {
@@ -100,6 +104,9 @@ func (c *Coordinator) Start(ctx context.Context, req StartRequest) (Started, err
 
 // prepare makes the first decision of a saga.
 func (c *Coordinator) prepare(ctx context.Context, req StartRequest) (*startJob, error) {
+	if !c.admits(req) {
+		return nil, ErrOutboxFull
+	}
 	def, err := c.named(ctx, req.Definition, req.Version)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ var (
 	ErrStartTime         = errors.New("start time is out of bounds")
 	ErrKeyReused         = errors.New("idempotency key was used with another request")
 	ErrOverloaded        = errors.New("too many starts are waiting")
+	ErrOutboxFull        = errors.New("too much waits in the outbox")
 	ErrPrecondition      = errors.New("the saga has another version")
 	ErrStopped           = errors.New("the coordinator has stopped")
 )

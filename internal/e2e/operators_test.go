@@ -40,6 +40,12 @@ type desk struct {
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
+	return newDeskWith(t, "--with-relay")
+}
+
+// newDeskWith starts a server with those flags.
+func newDeskWith(t *testing.T, flags ...string) *desk {
+	t.Helper()
 	s := &system{t: t, postgres: testkit.Cluster(t), nats: testkit.NATS(t)}
 	s.skaldURL = s.postgres.URL("skald")
 	if err := embedded.CreateDatabase(t.Context(), s.postgres.URL("postgres"), "skald"); err != nil {
@@ -54,8 +60,8 @@ func newDesk(t *testing.T) *desk {
 	}
 	addr := freeAddr(t)
 	s.api = "http://" + addr
-	s.server = s.program("cmd/server", "serve", "--with-relay", "--http-addr", addr, "--admin-addr", "", "--database-url", s.skaldURL,
-		"--nats-url", s.nats.URL(), "--definitions", dir)
+	s.server = s.program("cmd/server", append([]string{"serve", "--http-addr", addr, "--admin-addr", "", "--database-url", s.skaldURL,
+		"--nats-url", s.nats.URL(), "--definitions", dir}, flags...)...)
 	s.server.start()
 	testkit.Eventually(t, "the API answers", 30*time.Second, func() (bool, string) {
 		resp, err := http.Get(s.api + "/readyz")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	stdhttp "net/http"
+	"strconv"
 	"strings"
 
 	"github.com/go-chi/chi/v5/middleware"
@@ -21,6 +22,8 @@ type failure struct {
 	detail  string
 	errors  []api.FieldError
 	allowed []string
+
+	retryAfter int // seconds, of what may be tried again; 0: one
 }
 
 func (f *failure) Error() string {
@@ -72,6 +75,8 @@ func failureOf(err error) *failure {
 		return at(api.ProblemCodePreconditionFailed, "header:If-Match", "is not the saga's version")
 	case errors.Is(err, coordinator.ErrOverloaded):
 		return &failure{code: api.ProblemCodeOverloaded}
+	case errors.Is(err, coordinator.ErrOutboxFull):
+		return &failure{code: api.ProblemCodeOverloaded, detail: "Messages do not leave, or too slowly.", retryAfter: 10}
 	case errors.Is(err, coordinator.ErrStopped):
 		return &failure{code: api.ProblemCodeStopping}
 	case coordinator.Unavailable(err), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -136,7 +141,7 @@ func (s *server) fail(w stdhttp.ResponseWriter, r *stdhttp.Request, err error) {
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	if kind.status == stdhttp.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", strconv.Itoa(max(f.retryAfter, 1)))
 	}
 	w.WriteHeader(kind.status)
 	_, _ = w.Write(body) // the client has gone: nobody is there to tell

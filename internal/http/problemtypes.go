@@ -103,8 +103,8 @@ var problemTypes = map[api.ProblemCode]problemType{
 		description: "The server's log holds the cause under request_id. If the request was to start a saga, it may have been started: repeat it with the same Idempotency-Key.",
 	},
 	api.ProblemCodeOverloaded: {
-		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "Too many starts are waiting",
-		description: "New sagas come in faster than they can be written. Those that were accepted go on. Nothing was done; try again after Retry-After, and less often.",
+		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "New sagas are not accepted now",
+		description: "They come in faster than they can be written, or too many messages wait to be sent. Sagas that were accepted go on, and can be operated. Nothing was done; try again after Retry-After, and less often.",
 	},
 	api.ProblemCodeDatabaseUnavailable: {
 		status: stdhttp.StatusServiceUnavailable, retryable: true, title: "The database does not answer",
