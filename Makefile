@@ -7,7 +7,7 @@ SPECTRAL := $(TOOLS)/node_modules/.bin/spectral lint --fail-severity warn --disp
 REDOCLY  := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(TOOLS)/node_modules/.bin/redocly
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-pg18 race bench bench-scale bench-relay generate verify-generated fmt vet lint lint-api dev migrate-check clean
+.PHONY: help build check test test-pg18 race soak bench bench-scale bench-relay generate verify-generated fmt vet lint lint-api dev migrate-check clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ $(PG18)/installed: Makefile
 
 race: ## run all tests with the race detector, as CI does
 	GOFLAGS="$(GOFLAGS) -race" go test ./...
+
+soak: ## look for rare faults in long random histories (SKALD_SOAK_ROUNDS, SKALD_SOAK_SEED)
+	SKALD_SOAK_ROUNDS=$${SKALD_SOAK_ROUNDS:-300} go test -count 1 -timeout 2h -v -run 'TestEveryHistoryAgreesWhateverFails' ./internal/e2e
 
 bench: ## measure the whole of Skald on this machine (BENCH=--quick: in about a minute)
 	go run ./cmd/server bench --json bench.json $(BENCH)
