@@ -34,6 +34,20 @@ race: ## run all tests with the race detector, as CI does
 
 soak: ## look for rare faults in long random histories (SKALD_SOAK_ROUNDS, SKALD_SOAK_SEED)
 	SKALD_SOAK_ROUNDS=$${SKALD_SOAK_ROUNDS:-300} go test -count 1 -timeout 2h -v -run 'TestEveryHistoryAgreesWhateverFails' ./internal/e2e
+# A schedule takes less than a millisecond.
+COUNT ?= 200000
+simulate: ## simulate random schedules of everything (COUNT=200000; SEED=7: replay one and tell what happens)
+	go test ./internal/coordinator -run '^TestSimulated' -count 1 -timeout 0 -simulation.count $(COUNT) $(if $(SEED),-v -simulation.seed $(SEED))
+
+# One package at a time: go test -fuzz takes one target.
+FUZZ = internal/saga:FuzzParse internal/saga:FuzzExpressions internal/saga:FuzzJSONIsReadAsTheStandardLibraryReadsIt \
+	internal/wire:FuzzDecodeReply internal/wire:FuzzDecodeCommand internal/wire:FuzzParseEffectID \
+	internal/http:FuzzCursor internal/http:FuzzParseJSON internal/bus:FuzzHeadersAreReadAsTheStandardLibraryReadsThem
+FUZZTIME ?= 5m
+soak: ## look for trouble for about an hour: new schedules, new properties, fuzzing (FUZZTIME=5m SOAK=2000000)
+	go test ./internal/coordinator -run '^TestSimulated' -v -count 1 -timeout 0 -simulation.first 0 -simulation.count $(or $(SOAK),2000000)
+	go test ./internal/saga -run 'AtAnyTime|AllOfItsEffectsOrNone' -count 1 -timeout 0 -rapid.checks 100000
+	for f in $(FUZZ); do go test ./$${f%:*} -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
 
 bench: ## measure the whole of Skald on this machine (BENCH=--quick: in about a minute)
 	go run ./cmd/server bench --json bench.json $(BENCH)

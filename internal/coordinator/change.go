@@ -61,6 +61,11 @@ type guard struct {
 // asRead notes that the row is as the database has it.
 func (r *row) asRead() { r.read = guard{r.version, r.updated, r.wakeAt} }
 
+// changed reports whether the row is to be overwritten.
+func (r *row) changed() bool {
+	return r.broken == nil && (len(r.history) > 0 || !r.due.IsZero() || r.rearm)
+}
+
 // transition is one row of history.
 type transition struct {
 	version int64

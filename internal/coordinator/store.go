@@ -36,7 +36,7 @@ func queueUpdate(b *pgx.Batch, rows []*row) {
 		commands             []bool
 	)
 	for _, r := range rows {
-		if r.broken != nil || (len(r.history) == 0 && r.due.IsZero() && !r.rearm) {
+		if !r.changed() {
 			continue
 		}
 		state, err := json.Marshal(r.state)

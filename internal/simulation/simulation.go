@@ -18,7 +18,7 @@ type Chooser interface {
 type Seeded struct{ *rand.Rand }
 
 // NewSeeded returns the choices of a seed. Streams of one seed are unrelated.
-func NewSeeded(seed, stream uint64) Seeded { return Seeded{rand.New(rand.NewPCG(seed, stream))} } //nolint:gosec // it is to be repeatable
+func NewSeeded(seed, stream uint64) Seeded { return Seeded{rand.New(rand.NewPCG(seed, stream))} }
 
 // Choose implements [Chooser].
 func (s Seeded) Choose(_ string, n int) int { return s.IntN(n) }

@@ -2,4 +2,5 @@
 
 package testkit
 
-const raceEnabled = true
+// Race reports whether the race detector watches, which makes all slower.
+const Race = true

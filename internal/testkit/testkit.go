@@ -246,7 +246,7 @@ func Build(t testing.TB, pkg string) string {
 		return out
 	}
 	args := []string{"build", "-o", out}
-	if raceEnabled {
+	if Race {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, "./"+pkg)...)
