@@ -7,7 +7,7 @@ SPECTRAL := $(TOOLS)/node_modules/.bin/spectral lint --fail-severity warn --disp
 REDOCLY  := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(TOOLS)/node_modules/.bin/redocly
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-pg18 race soak bench bench-scale bench-relay generate verify-generated fmt vet lint lint-api dev migrate-check clean
+.PHONY: help build check test test-pg18 race simulate soak soak-histories bench bench-scale bench-relay generate verify-generated fmt vet lint lint-api dev migrate-check clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +32,6 @@ $(PG18)/installed: Makefile
 race: ## run all tests with the race detector, as CI does
 	GOFLAGS="$(GOFLAGS) -race" go test ./...
 
-soak: ## look for rare faults in long random histories (SKALD_SOAK_ROUNDS, SKALD_SOAK_SEED)
-	SKALD_SOAK_ROUNDS=$${SKALD_SOAK_ROUNDS:-300} go test -count 1 -timeout 2h -v -run 'TestEveryHistoryAgreesWhateverFails' ./internal/e2e
 # A schedule takes less than a millisecond.
 COUNT ?= 200000
 simulate: ## simulate random schedules of everything (COUNT=200000; SEED=7: replay one and tell what happens)
@@ -44,10 +42,13 @@ FUZZ = internal/saga:FuzzParse internal/saga:FuzzExpressions internal/saga:FuzzJ
 	internal/wire:FuzzDecodeReply internal/wire:FuzzDecodeCommand internal/wire:FuzzParseEffectID \
 	internal/http:FuzzCursor internal/http:FuzzParseJSON internal/bus:FuzzHeadersAreReadAsTheStandardLibraryReadsThem
 FUZZTIME ?= 5m
-soak: ## look for trouble for about an hour: new schedules, new properties, fuzzing (FUZZTIME=5m SOAK=2000000)
+soak: soak-histories ## look for rare faults for hours: long random histories, new schedules and properties, fuzzing (SOAK=2000000 FUZZTIME=5m)
 	go test ./internal/coordinator -run '^TestSimulated' -v -count 1 -timeout 0 -simulation.first 0 -simulation.count $(or $(SOAK),2000000)
 	go test ./internal/saga -run 'AtAnyTime|AllOfItsEffectsOrNone' -count 1 -timeout 0 -rapid.checks 100000
 	for f in $(FUZZ); do go test ./$${f%:*} -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+soak-histories: ## the part of it that runs the programs (SKALD_SOAK_ROUNDS, SKALD_SOAK_SEED)
+	SKALD_SOAK_ROUNDS=$${SKALD_SOAK_ROUNDS:-300} go test -count 1 -timeout 2h -v -run 'TestEveryHistoryAgreesWhateverFails' ./internal/e2e
 
 bench: ## measure the whole of Skald on this machine (BENCH=--quick: in about a minute)
 	go run ./cmd/server bench --json bench.json $(BENCH)
