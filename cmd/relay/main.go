@@ -43,6 +43,7 @@ type runCmd struct {
 	program.DatabaseFlags
 	program.NATSFlag
 	program.PrefixFlag
+	program.PublishFlag
 	AdminAddr    string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_RELAY_ADMIN_ADDR" default:"127.0.0.1:9091"`
 	Retain       time.Duration `help:"How long messages are kept after they were published, at least." env:"SKALD_RELAY_RETAIN" default:"30m"`
 	DrainTimeout time.Duration `help:"How long the page at hand may take once the relay is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"20s"`

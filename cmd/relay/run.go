@@ -57,7 +57,7 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 		pool.Close()
 		return program.Usagef("--nats-url: %w", err)
 	}
-	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, retain: c.Retain, admin: admin}
+	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, publish: bus.Method(c.Publish), retain: c.Retain, admin: admin}
 	return s.run(ctx, c.DrainTimeout)
 }
 
@@ -67,13 +67,14 @@ const connections = 4
 
 // sidecar is a relay with its connections and its admin port.
 type sidecar struct {
-	pool   *pgxpool.Pool
-	nc     *nats.Conn
-	closed <-chan struct{} // closed when nc is, for good
-	log    *slog.Logger
-	prefix string
-	retain time.Duration
-	admin  net.Listener // may be nil
+	pool    *pgxpool.Pool
+	nc      *nats.Conn
+	closed  <-chan struct{} // closed when nc is, for good
+	log     *slog.Logger
+	prefix  string
+	publish bus.Method
+	retain  time.Duration
+	admin   net.Listener // may be nil
 }
 
 // run works until ctx is cancelled or something is wrong that waiting cannot
@@ -144,6 +145,7 @@ func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
 	if err != nil {
 		return err
 	}
+	publisher.Method = s.publish
 	wake, err := bus.SubscribeWake(s.nc, s.prefix)
 	if err != nil {
 		return err

@@ -64,6 +64,7 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 // engineFlags are common to serve and dev.
 type engineFlags struct {
 	program.PrefixFlag
+	program.PublishFlag
 	HTTPAddr          string        `help:"Where the API listens." env:"SKALD_HTTP_ADDR" default:"127.0.0.1:8080"`
 	InsecureNoAuth    bool          `help:"Listen beyond this machine although the API asks nobody who they are." env:"SKALD_INSECURE_NO_AUTH"`
 	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in order saga." env:"SKALD_DEFINITIONS" placeholder:"DIR"`

@@ -114,7 +114,7 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 	g.Go(func() error { return replies.Run(work, handle(c)) })
 	g.Go(func() error { return untilClosed(work, e.nc) })
 	if e.withRelay {
-		publisher.Missing = keeper.Poke
+		publisher.Missing, publisher.Method = keeper.Poke, bus.Method(e.flags.Publish)
 		relay := &outbox.Relay{Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Metrics: outbox.NewMetrics(e.registry)}
 		g.Go(func() error { return relay.Run(work) })
 	}

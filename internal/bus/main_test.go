@@ -42,7 +42,7 @@ func createStream(t testing.TB, js jetstream.JetStream, name, subject string, ch
 	t.Helper()
 	cfg := jetstream.StreamConfig{
 		Name: name, Subjects: []string{subject}, Storage: jetstream.FileStorage,
-		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
+		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, AllowAtomicPublish: true,
 	}
 	if change != nil {
 		change(&cfg)

@@ -30,6 +30,18 @@ func publisher(t testing.TB) (*Publisher, jetstream.JetStream, *nats.Conn) {
 	return p, js, nc
 }
 
+// eachMethod runs a test for rows that go one by one and for batches.
+func eachMethod(t *testing.T, test func(*testing.T, *Publisher, jetstream.JetStream)) {
+	for _, method := range []Method{Async, Batch} {
+		t.Run(string(method), func(t *testing.T) {
+			t.Parallel()
+			p, js, _ := publisher(t)
+			p.Method = method
+			test(t, p, js)
+		})
+	}
+}
+
 // A message carries what its row says and what every message must have.
 func TestAMessageIsCompleted(t *testing.T) {
 	t.Parallel()
@@ -65,97 +77,101 @@ func TestAMessageIsCompleted(t *testing.T) {
 // keep the other messages of its page from leaving.
 func TestPoisonIsToldFromWhatMayPass(t *testing.T) {
 	t.Parallel()
-	p, js, _ := publisher(t)
-	createStream(t, js, "SMALL", "small.>", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 })
-	createStream(t, js, "FULL", "full.>", func(c *jetstream.StreamConfig) { c.MaxMsgs = 1 })
-	if _, err := js.Publish(t.Context(), "full.a", nil); err != nil {
-		t.Fatal(err)
-	}
-	var missing atomic.Int32
-	p.Missing = func() { missing.Add(1) }
-	header := func(h string) func(*outbox.Row) { return func(r *outbox.Row) { r.Headers = []byte(h) } }
-	subject := func(s string) func(*outbox.Row) { return func(r *outbox.Row) { r.Subject = s } }
-	for name, c := range map[string]struct {
-		change  func(*outbox.Row)
-		poison  bool
-		missing bool
-	}{
-		"more than the server's max_payload":      {change: func(r *outbox.Row) { r.Payload = make([]byte, 1<<20+1) }, poison: true},
-		"headers over max_payload":                {change: header(`{"h": "` + strings.Repeat("x", 1<<20) + `"}`), poison: true},
-		"more than the stream's max_msg_size":     {change: func(r *outbox.Row) { r.Subject, r.Payload = "small.a", make([]byte, 2000) }, poison: true},
-		"no subject":                              {change: subject(""), poison: true},
-		"a subject with a wildcard":               {change: subject("s.*"), poison: true},
-		"a subject with another wildcard":         {change: subject("s.>"), poison: true},
-		"a subject with a space":                  {change: subject("s.a b"), poison: true},
-		"a subject with a line feed":              {change: subject("s.a\r\nPUB x 0"), poison: true},
-		"a subject with an empty part":            {change: subject("s..a"), poison: true},
-		"a subject that ends with a dot":          {change: subject("s.a."), poison: true},
-		"a subject longer than a protocol line":   {change: subject("s." + strings.Repeat("a", 5000)), poison: true},
-		"a subject of the server's":               {change: subject("$JS.API.STREAM.DELETE.S"), poison: true},
-		"headers that are not an object":          {change: header(`["a"]`), poison: true},
-		"headers that are not strings":            {change: header(`{"a": 1}`), poison: true},
-		"a header with a line feed":               {change: header(`{"a": "b\r\nc: d"}`), poison: true},
-		"a header name with a colon":              {change: header(`{"a:b": "c"}`), poison: true},
-		"a header without a name":                 {change: header(`{"": "c"}`), poison: true},
-		"a header that would empty the stream":    {change: header(`{"Nats-Rollup": "all"}`), poison: true},
-		"a header that would wait for a batch":    {change: header(`{"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1"}`), poison: true},
-		"a header that expects what is not there": {change: header(`{"Nats-Expected-Last-Sequence": "77"}`), poison: true},
-		"a subject that no stream takes":          {change: subject("nobody.a"), missing: true},
-		"a stream that is full":                   {change: subject("full.b")},
-	} {
-		before := missing.Load()
-		bad := row("bad", "s.bad")
-		c.change(&bad)
-		rows := []outbox.Row{bad, row("good", "s.good")}
-		results := p.Publish(t.Context(), rows)
-		if err := results[0].Err; err == nil || results[0].Poison != c.poison {
-			t.Errorf("%s: got %v, poison: %t", name, err, results[0].Poison)
+	eachMethod(t, func(t *testing.T, p *Publisher, js jetstream.JetStream) {
+		createStream(t, js, "SMALL", "small.>", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 })
+		createStream(t, js, "FULL", "full.>", func(c *jetstream.StreamConfig) { c.MaxMsgs = 1 })
+		if _, err := js.Publish(t.Context(), "full.a", nil); err != nil {
+			t.Fatal(err)
 		}
-		if c.poison && results[1].Err != nil {
-			t.Errorf("%s: the message behind it did not leave: %v", name, results[1].Err)
+		var missing atomic.Int32
+		p.Missing = func() { missing.Add(1) }
+		header := func(h string) func(*outbox.Row) { return func(r *outbox.Row) { r.Headers = []byte(h) } }
+		subject := func(s string) func(*outbox.Row) { return func(r *outbox.Row) { r.Subject = s } }
+		for name, c := range map[string]struct {
+			change  func(*outbox.Row)
+			poison  bool
+			missing bool
+		}{
+			"more than the server's max_payload":      {change: func(r *outbox.Row) { r.Payload = make([]byte, 1<<20+1) }, poison: true},
+			"headers of more than 64 KiB":             {change: header(`{"h": "` + strings.Repeat("x", 1<<16) + `"}`), poison: true},
+			"headers over max_payload":                {change: header(`{"h": "` + strings.Repeat("x", 1<<20) + `"}`), poison: true},
+			"more than the stream's max_msg_size":     {change: func(r *outbox.Row) { r.Subject, r.Payload = "small.a", make([]byte, 2000) }, poison: true},
+			"no subject":                              {change: subject(""), poison: true},
+			"a subject with a wildcard":               {change: subject("s.*"), poison: true},
+			"a subject with another wildcard":         {change: subject("s.>"), poison: true},
+			"a subject with a space":                  {change: subject("s.a b"), poison: true},
+			"a subject with a line feed":              {change: subject("s.a\r\nPUB x 0"), poison: true},
+			"a subject with an empty part":            {change: subject("s..a"), poison: true},
+			"a subject that ends with a dot":          {change: subject("s.a."), poison: true},
+			"a subject longer than a protocol line":   {change: subject("s." + strings.Repeat("a", 5000)), poison: true},
+			"a subject of the server's":               {change: subject("$JS.API.STREAM.DELETE.S"), poison: true},
+			"headers that are not an object":          {change: header(`["a"]`), poison: true},
+			"headers that are not strings":            {change: header(`{"a": 1}`), poison: true},
+			"a header with a line feed":               {change: header(`{"a": "b\r\nc: d"}`), poison: true},
+			"a header name with a colon":              {change: header(`{"a:b": "c"}`), poison: true},
+			"a header without a name":                 {change: header(`{"": "c"}`), poison: true},
+			"a header that would empty the stream":    {change: header(`{"Nats-Rollup": "all"}`), poison: true},
+			"a header that would wait for a batch":    {change: header(`{"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1"}`), poison: true},
+			"a header that expects what is not there": {change: header(`{"Nats-Expected-Last-Sequence": "77"}`), poison: true},
+			"a subject that no stream takes":          {change: subject("nobody.a"), missing: true},
+			"a stream that is full":                   {change: subject("full.b")},
+		} {
+			before := missing.Load()
+			bad := row("bad", "s.bad")
+			c.change(&bad)
+			rows := []outbox.Row{bad, row("good", "s.good")}
+			results := p.Publish(t.Context(), rows)
+			if err := results[0].Err; err == nil || results[0].Poison != c.poison {
+				t.Errorf("%s: got %v, poison: %t", name, err, results[0].Poison)
+			}
+			if c.poison && results[1].Err != nil {
+				t.Errorf("%s: the message behind it did not leave: %v", name, results[1].Err)
+			}
+			if told := missing.Load() > before; told != c.missing {
+				t.Errorf("%s: reported as a missing stream: %t, want %t", name, told, c.missing)
+			}
 		}
-		if told := missing.Load() > before; told != c.missing {
-			t.Errorf("%s: reported as a missing stream: %t, want %t", name, told, c.missing)
-		}
-	}
+	})
 }
 
 // P9: while a message may have to be sent again, none of the same key is sent
 // after it.
 func TestAMessageDoesNotOvertakeOneOfItsKey(t *testing.T) {
 	t.Parallel()
-	p, js, _ := publisher(t)
-	rows := []outbox.Row{row("k", "missing.1"), row("other", "s.other"), row("k", "s.2"), row("k", "s.3")}
-	results := p.Publish(t.Context(), rows)
-	for _, i := range []int{0, 2, 3} {
-		if results[i].Err == nil || results[i].Poison {
-			t.Errorf("row %d: got %+v, want an error that may pass", i, results[i])
+	eachMethod(t, func(t *testing.T, p *Publisher, js jetstream.JetStream) {
+		rows := []outbox.Row{row("k", "missing.1"), row("other", "s.other"), row("k", "s.2"), row("k", "s.3")}
+		results := p.Publish(t.Context(), rows)
+		for _, i := range []int{0, 2, 3} {
+			if results[i].Err == nil || results[i].Poison {
+				t.Errorf("row %d: got %+v, want an error that may pass", i, results[i])
+			}
 		}
-	}
-	want(t, "while the first cannot leave", storedSubjects(t, js, "S"), "s.other")
-	createStream(t, js, "MISSING", "missing.>", nil)
-	for i, res := range p.Publish(t.Context(), rows) {
-		if res.Err != nil {
-			t.Errorf("row %d: %v", i, res.Err)
+		want(t, "while the first cannot leave", storedSubjects(t, js, "S"), "s.other")
+		createStream(t, js, "MISSING", "missing.>", nil)
+		for i, res := range p.Publish(t.Context(), rows) {
+			if res.Err != nil {
+				t.Errorf("row %d: %v", i, res.Err)
+			}
 		}
-	}
-	want(t, "when it can", storedSubjects(t, js, "S"), "s.other", "s.2", "s.3")
-	want(t, "and itself", storedSubjects(t, js, "MISSING"), "missing.1")
+		want(t, "when it can", storedSubjects(t, js, "S"), "s.other", "s.2", "s.3")
+		want(t, "and itself", storedSubjects(t, js, "MISSING"), "missing.1")
+	})
 }
 
 // P9, P10: poison is not sent again, so the next of its key may leave; whether
 // we know the poison, or the server tells us.
 func TestAMessageFollowsAPoisonedOneOfItsKey(t *testing.T) {
 	t.Parallel()
-	p, js, _ := publisher(t)
-	createStream(t, js, "SMALL", "small.>", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 })
-	results := p.Publish(t.Context(), []outbox.Row{row("k", "s.1"), row("k", "s.*"), row("k", "s.3"), row("k", "small.4"), row("k", "s.5")})
-	for i, res := range results {
-		if poisoned := i == 1 || i == 3; res.Poison != poisoned || (res.Err == nil) == poisoned {
-			t.Errorf("row %d: got %+v", i, res)
+	eachMethod(t, func(t *testing.T, p *Publisher, js jetstream.JetStream) {
+		createStream(t, js, "SMALL", "small.>", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 })
+		results := p.Publish(t.Context(), []outbox.Row{row("k", "s.1"), row("k", "s.*"), row("k", "s.3"), row("k", "small.4"), row("k", "s.5")})
+		for i, res := range results {
+			if poisoned := i == 1 || i == 3; res.Poison != poisoned || (res.Err == nil) == poisoned {
+				t.Errorf("row %d: got %+v", i, res)
+			}
 		}
-	}
-	want(t, "stored", storedSubjects(t, js, "S"), "s.1", "s.3", "s.5")
+		want(t, "stored", storedSubjects(t, js, "S"), "s.1", "s.3", "s.5")
+	})
 }
 
 // A page may be larger than what is under way at once, and of few keys or many.
@@ -163,30 +179,30 @@ func TestALargePageIsPublishedWholeAndInTheOrderOfItsKeys(t *testing.T) {
 	t.Parallel()
 	for name, keys := range map[string]int{"of as many keys as rows": 1500, "of three keys": 3, "of one key": 1} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p, js, _ := publisher(t)
-			rows := make([]outbox.Row, 1500)
-			for i := range rows {
-				rows[i] = row(strconv.Itoa(i%keys), fmt.Sprintf("s.%d.%d", i%keys, i))
-			}
-			for i, res := range p.Publish(t.Context(), rows) {
-				if res.Err != nil {
-					t.Fatalf("row %d: %v", i, res.Err)
+			eachMethod(t, func(t *testing.T, p *Publisher, js jetstream.JetStream) {
+				rows := make([]outbox.Row, 1500)
+				for i := range rows {
+					rows[i] = row(strconv.Itoa(i%keys), fmt.Sprintf("s.%d.%d", i%keys, i))
 				}
-			}
-			got := storedSubjects(t, js, "S")
-			if len(got) != len(rows) {
-				t.Fatalf("%d messages are stored, want %d", len(got), len(rows))
-			}
-			last := map[string]int{}
-			for _, s := range got {
-				parts := strings.Split(s, ".")
-				n, err := strconv.Atoi(parts[2])
-				if err != nil || n < last[parts[1]] {
-					t.Fatalf("%s came after row %d of its key", s, last[parts[1]])
+				for i, res := range p.Publish(t.Context(), rows) {
+					if res.Err != nil {
+						t.Fatalf("row %d: %v", i, res.Err)
+					}
 				}
-				last[parts[1]] = n
-			}
+				got := storedSubjects(t, js, "S")
+				if len(got) != len(rows) {
+					t.Fatalf("%d messages are stored, want %d", len(got), len(rows))
+				}
+				last := map[string]int{}
+				for _, s := range got {
+					parts := strings.Split(s, ".")
+					n, err := strconv.Atoi(parts[2])
+					if err != nil || n < last[parts[1]] {
+						t.Fatalf("%s came after row %d of its key", s, last[parts[1]])
+					}
+					last[parts[1]] = n
+				}
+			})
 		})
 	}
 }
@@ -194,16 +210,17 @@ func TestALargePageIsPublishedWholeAndInTheOrderOfItsKeys(t *testing.T) {
 // A message that is published again under its id is acknowledged and dropped.
 func TestAMessageThatIsPublishedAgainIsDropped(t *testing.T) {
 	t.Parallel()
-	p, js, _ := publisher(t)
-	rows := []outbox.Row{row("a", "s.a"), row("b", "s.b")}
-	for range 3 {
-		for i, res := range p.Publish(t.Context(), rows) {
-			if res.Err != nil {
-				t.Fatalf("row %d: %v", i, res.Err)
+	eachMethod(t, func(t *testing.T, p *Publisher, js jetstream.JetStream) {
+		rows := []outbox.Row{row("a", "s.a"), row("b", "s.b")}
+		for range 3 {
+			for i, res := range p.Publish(t.Context(), rows) {
+				if res.Err != nil {
+					t.Fatalf("row %d: %v", i, res.Err)
+				}
 			}
 		}
-	}
-	want(t, "stored", storedSubjects(t, js, "S"), "s.a", "s.b")
+		want(t, "stored", storedSubjects(t, js, "S"), "s.a", "s.b")
+	})
 }
 
 // The outcome of a message that nobody acknowledges is unknown: an error that

@@ -93,11 +93,23 @@ func (t Topology) ensure(ctx context.Context, js jetstream.JetStream, want jetst
 	if wrong := flaws(stream.CachedInfo().Config, want); len(wrong) > 0 {
 		return fmt.Errorf("%w: %s: %s", ErrUnsafeStream, want.Name, strings.Join(wrong, ", "))
 	}
+	allowBatches(ctx, js, stream)
 	var errs []error
 	for name, filter := range consumers {
 		errs = append(errs, ensureConsumer(ctx, js, want.Name, name, filter))
 	}
 	return errors.Join(errs...)
+}
+
+// allowBatches sees to it that a stream of an older server or of an operator
+// takes batches. If it cannot be changed, messages go to it one by one.
+func allowBatches(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream) {
+	cfg := stream.CachedInfo().Config
+	if cfg.AllowAtomicPublish || !syncsBatches(js.Conn().ConnectedServerVersion()) {
+		return
+	}
+	cfg.AllowAtomicPublish = true
+	_, _ = js.UpdateStream(ctx, cfg)
 }
 
 // lossy says why a queue could lose messages, or not take them.

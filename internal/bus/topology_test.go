@@ -99,7 +99,10 @@ func TestAnUnsafeStreamIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			js := jetStream(t, connect(t, testkit.NATS(t).URL()))
-			createStream(t, js, "SKALD_COMMANDS", "skald.cmd.>", c.change)
+			createStream(t, js, "SKALD_COMMANDS", "skald.cmd.>", func(cfg *jetstream.StreamConfig) {
+				cfg.AllowAtomicPublish = false // as servers before 2.12 made it
+				c.change(cfg)
+			})
 			err := topology.Ensure(t.Context(), js)
 			switch {
 			case c.want == "" && err != nil:
@@ -109,6 +112,13 @@ func TestAnUnsafeStreamIsRefused(t *testing.T) {
 			}
 			if _, err := js.Consumer(t.Context(), "SKALD_REPLIES", EngineConsumer); err != nil {
 				t.Errorf("the other stream: %v", err)
+			}
+			s, err := js.Stream(t.Context(), "SKALD_COMMANDS")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.CachedInfo().Config.AllowAtomicPublish; got != (c.want == "") {
+				t.Errorf("takes batches: %t", got)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,9 @@ import (
 type NATSConfig struct {
 	Dir  string // where to keep streams; empty: in a temporary folder that Stop removes
 	Addr string // host:port to listen on; port 0 picks a free one; default 127.0.0.1:0
+
+	SyncAlways bool   // acknowledge only what is on disk
+	Config     string // more, in the server's own format: who may connect, TLS
 }
 
 // NATS is a running JetStream server.
@@ -26,14 +30,29 @@ type NATS struct {
 	port      int
 	dir       string
 	temporary bool
+	name      string
+	cluster   server.ClusterOpts // empty: the server is alone
+	routes    []*url.URL
 }
 
 // StartNATS starts a server and returns when it takes connections.
 func StartNATS(cfg NATSConfig) (*NATS, error) {
+	n, err := newNATS(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Start(); err != nil {
+		return nil, errors.Join(err, n.discard())
+	}
+	return n, nil
+}
+
+// newNATS returns a server with an address and a folder that is not started.
+func newNATS(cfg NATSConfig) (*NATS, error) {
 	if cfg.Addr == "" {
 		cfg.Addr = "127.0.0.1:0"
 	}
-	n := &NATS{cfg: cfg, dir: cfg.Dir}
+	n := &NATS{cfg: cfg, dir: cfg.Dir, name: "skald"}
 	var err error
 	if n.host, n.port, err = listenAddr(cfg.Addr); err != nil {
 		return nil, err
@@ -45,18 +64,16 @@ func StartNATS(cfg NATSConfig) (*NATS, error) {
 		}
 		n.temporary = true
 	}
-	if err := n.Start(); err != nil {
-		return nil, errors.Join(err, n.discard())
-	}
 	return n, nil
 }
 
 // Start starts a server that was stopped, on the same port and streams.
 func (n *NATS) Start() error {
-	s, err := server.NewServer(&server.Options{
-		ServerName: "skald", Host: n.host, Port: n.port, JetStream: true, StoreDir: n.dir,
-		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
-	})
+	opts, err := n.options()
+	if err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	s, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("start NATS: %w", err)
 	}
@@ -66,6 +83,36 @@ func (n *NATS) Start() error {
 		return errors.New("start NATS: it does not take connections")
 	}
 	n.server = s
+	return nil
+}
+
+func (n *NATS) options() (*server.Options, error) {
+	opts := &server.Options{MaxPayload: 1 << 20}
+	if n.cfg.Config != "" {
+		file := filepath.Join(n.dir, "nats.conf")
+		if err := os.WriteFile(file, []byte(n.cfg.Config), 0o600); err != nil {
+			return nil, err
+		}
+		if err := opts.ProcessConfigFile(file); err != nil {
+			return nil, err
+		}
+	}
+	opts.ServerName, opts.Host, opts.Port, opts.Cluster, opts.Routes = n.name, n.host, n.port, n.cluster, n.routes
+	opts.JetStream, opts.StoreDir, opts.SyncAlways = true, n.dir, n.cfg.SyncAlways
+	opts.NoSigs, opts.NoLog = true, true
+	return opts, nil
+}
+
+// Reconfigure makes a running server heed another [NATSConfig.Config].
+func (n *NATS) Reconfigure(config string) error {
+	n.cfg.Config = config
+	opts, err := n.options()
+	if err != nil {
+		return fmt.Errorf("reconfigure NATS: %w", err)
+	}
+	if err := n.server.ReloadOptions(opts); err != nil {
+		return fmt.Errorf("reconfigure NATS: %w", err)
+	}
 	return nil
 }
 
@@ -85,6 +132,9 @@ func (n *NATS) Sync() string {
 
 // Halt stops the server and keeps its streams; Start brings it back.
 func (n *NATS) Halt() {
+	if n.server == nil { // never started
+		return
+	}
 	n.server.Shutdown()
 	n.server.WaitForShutdown()
 }

@@ -31,6 +31,9 @@ type Result struct {
 	// Blocked says that Err will pass, but concerns this subject and not the
 	// broker: no stream takes it, or its stream is full.
 	Blocked bool
+
+	Unknown   bool // Err leaves open whether the broker has the row
+	Duplicate bool // the broker had the row already
 }
 
 // Publisher sends rows to the broker and returns one result for each once all

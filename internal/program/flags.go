@@ -63,6 +63,11 @@ type NATSFlag struct {
 	NATSURL string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222"`
 }
 
+// PublishFlag says how rows are published.
+type PublishFlag struct {
+	Publish string `help:"How messages go to JetStream: in atomic batches, async (one by one, many under way), or as pays (auto)." env:"SKALD_PUBLISH" enum:"auto,batch,async" default:"auto"`
+}
+
 // PrefixFlag keeps installations on one NATS apart.
 type PrefixFlag struct {
 	Prefix string `help:"Beginning of all NATS subjects: it keeps installations on one NATS apart." env:"SKALD_PREFIX" default:"skald"`

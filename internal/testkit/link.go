@@ -6,12 +6,16 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
-// Link is a way to a server that can be cut, as networks are.
+// Link is a way to a server that can be cut, as networks are, or lets nothing
+// through.
 type Link struct {
-	URL string // of the server, by this way
+	URL  string      // of the server, by this way
+	Mute atomic.Bool // what the server says is lost
+	Deaf atomic.Bool // what is said to the server is lost
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -49,16 +53,29 @@ func NewLink(t testing.TB, server string) *Link {
 			l.mu.Lock()
 			l.conns = append(l.conns, client, server)
 			l.mu.Unlock()
-			go carry(server, client)
-			go carry(client, server)
+			go carry(server, client, &l.Deaf)
+			go carry(client, server, &l.Mute)
 		}
 	}()
 	return l
 }
 
-func carry(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
+func carry(to, from net.Conn, lost *atomic.Bool) {
+	_, _ = io.Copy(sieve{to, lost}, from)
 	_ = errors.Join(to.Close(), from.Close())
+}
+
+// sieve swallows what is lost.
+type sieve struct {
+	to   io.Writer
+	lost *atomic.Bool
+}
+
+func (s sieve) Write(b []byte) (int, error) {
+	if s.lost.Load() {
+		return len(b), nil
+	}
+	return s.to.Write(b)
 }
 
 // Cut ends all connections, whatever is under way on them. New ones can be

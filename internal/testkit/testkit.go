@@ -199,7 +199,13 @@ func Cluster(t testing.TB) *embedded.Postgres {
 // NATS starts a JetStream server of the test's own, which it may halt and wipe.
 func NATS(t testing.TB) *embedded.NATS {
 	t.Helper()
-	n, err := embedded.StartNATS(embedded.NATSConfig{})
+	return NATSWith(t, embedded.NATSConfig{})
+}
+
+// NATSWith is [NATS] with another configuration.
+func NATSWith(t testing.TB, cfg embedded.NATSConfig) *embedded.NATS {
+	t.Helper()
+	n, err := embedded.StartNATS(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,6 +215,22 @@ func NATS(t testing.TB) *embedded.NATS {
 		}
 	})
 	return n
+}
+
+// NATSCluster starts three servers of the test's own that acknowledge only what
+// is on disk.
+func NATSCluster(t testing.TB) *embedded.NATSCluster {
+	t.Helper()
+	c, err := embedded.StartNATSCluster(3, embedded.NATSConfig{SyncAlways: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
 }
 
 // Eventually waits until ok, and fails the test when limit has passed. detail
