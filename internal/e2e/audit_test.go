@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,7 +39,7 @@ func (w *world) heal() {
 			return false, err.Error()
 		}
 		left := h.lost(firsts(h.stored))
-		missing := h.effectsOnce()
+		missing := h.missing()
 		if len(left) == 0 && len(missing) > 0 && time.Since(resent) > 3*time.Second {
 			w.resend(h)
 			resent = time.Now()
@@ -61,12 +63,20 @@ func (w *world) heal() {
 // resend asks again for what has not happened, as step timeouts do: a
 // participant whose database was away has asked for another attempt.
 func (w *world) resend(h *history) {
+	for _, effect := range h.missing() {
+		w.try(change("resent", effect, false))
+	}
+}
+
+// missing returns what was asked for and has not happened.
+func (h *history) missing() []string {
+	wanted := map[string]bool{}
 	for _, c := range h.committed {
 		if !c.poison && h.effects[c.effect] == 0 {
-			h.effects[c.effect]++ // once is enough
-			w.try(change("resent", c.effect, false))
+			wanted[c.effect] = true
 		}
 	}
+	return slices.Sorted(maps.Keys(wanted))
 }
 
 // history returns what happened, once nothing happens any more.

@@ -50,12 +50,14 @@ type world struct {
 	toNATS     *testkit.Link
 	toPostgres *testkit.Link
 	pool       *pgxpool.Pool // of the service
-	effects    *pgxpool.Pool // of the participant, in another database
+	elsewhere  *pgxpool.Pool // another database of the same cluster
+	effects    *pgxpool.Pool // of the participant, on another cluster: its commits flush nothing of the service's
 	relays     []*process
 	readers    []*wrongReader
 	writing    context.CancelFunc
 	writers    sync.WaitGroup
-	ending     []func() // of what is open
+	gate       sync.RWMutex // locked: the writers rest
+	ending     []func()     // of what is open
 
 	stopped  atomic.Bool // no more samples
 	watchers sync.WaitGroup
@@ -75,7 +77,7 @@ const serviceSchema = `
 	CREATE TABLE aggregate (key text PRIMARY KEY, version bigint NOT NULL);
 	CREATE TABLE commit_log (msg_id uuid PRIMARY KEY, key text NOT NULL, version bigint NOT NULL, lane smallint NOT NULL, xid xid8 NOT NULL,
 		effect text NOT NULL, poison boolean NOT NULL, at timestamptz NOT NULL);
-	INSERT INTO aggregate SELECT key, 0 FROM unnest(ARRAY['a', 'b', 'c', 'd', 'e', 'f', 'long', 'orphan', 'resent', 'shown']) key`
+	INSERT INTO aggregate SELECT key, 0 FROM unnest(ARRAY['a', 'b', 'c', 'd', 'e', 'f', 'lazy', 'long', 'orphan', 'resent', 'shown']) key`
 
 const historyRetain = time.Second // where the ring turns fast
 
@@ -84,7 +86,7 @@ func startWorld(t *testing.T, forgetful bool) *world {
 	w := &world{t: t, forgetful: forgetful, passed: map[string]time.Time{}, gone: map[string]time.Time{}}
 	var err error
 	if w.postgres, err = embedded.StartPostgres(t.Context(), embedded.PostgresConfig{Durable: true, Params: map[string]string{
-		"max_prepared_transactions": "20", "max_connections": "100",
+		"max_prepared_transactions": "20", "max_connections": "100", "wal_writer_delay": "10s", "wal_writer_flush_after": "0",
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -93,13 +95,14 @@ func startWorld(t *testing.T, forgetful bool) *world {
 			t.Error(err)
 		}
 	})
-	for _, name := range []string{"service", "effects"} {
+	for _, name := range []string{"service", "elsewhere"} {
 		if err := embedded.CreateDatabase(t.Context(), w.postgres.URL("postgres"), name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.mustRun(testkit.Build(t, "cmd/relay"), "install", "--database-url", w.postgres.URL("service"))
-	w.pool, w.effects = testkit.Pool(t, w.postgres.URL("service")+"&pool_max_conns=20"), testkit.Pool(t, w.postgres.URL("effects")+"&pool_max_conns=20")
+	w.pool, w.elsewhere = testkit.Pool(t, w.postgres.URL("service")+"&pool_max_conns=20"), testkit.Pool(t, w.postgres.URL("elsewhere"))
+	w.effects = testkit.Pool(t, testkit.EmptyDatabaseURL(t)+"&pool_max_conns=10")
 	if _, err := w.pool.Exec(t.Context(), serviceSchema); err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +159,12 @@ func (w *world) mustRun(program string, args ...string) {
 }
 
 // try does what may fail because Postgres is away.
-func (w *world) try(sql string) { _, _ = w.pool.Exec(context.Background(), sql) }
+func (w *world) try(sql string) {
+	if conn, err := w.pool.Acquire(context.Background()); err == nil {
+		defer conn.Release()
+		_, _ = conn.Conn().PgConn().Exec(context.Background(), sql).ReadAll() // may be several statements
+	}
+}
 
 func (w *world) open(end func()) { w.ending = append(w.ending, end) }
 
@@ -303,6 +311,8 @@ func (w *world) write(seed uint64) {
 // transaction commits one or two changes, or takes them back. It does not say
 // which if the connection was lost meanwhile: the log does.
 func (w *world) transaction(ctx context.Context, r *rand.Rand, effect string) error {
+	w.gate.RLock()
+	defer w.gate.RUnlock()
 	tx, err := w.pool.Begin(ctx)
 	if err != nil {
 		return err
