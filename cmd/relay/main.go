@@ -46,6 +46,7 @@ type runCmd struct {
 	program.PublishFlag
 	AdminAddr    string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_RELAY_ADMIN_ADDR" default:"127.0.0.1:9091"`
 	Retain       time.Duration `help:"How long messages are kept after they were published, at least." env:"SKALD_RELAY_RETAIN" default:"30m"`
+	Lease        time.Duration `help:"How long its lanes stay with a relay that has died." env:"SKALD_RELAY_LEASE" default:"6s"`
 	DrainTimeout time.Duration `help:"How long the page at hand may take once the relay is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"20s"`
 	LogFormat    string        `help:"json or text." env:"SKALD_LOG_FORMAT" enum:"json,text" default:"json"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." env:"SKALD_LOG_LEVEL" default:"info"`

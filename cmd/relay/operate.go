@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,51 +53,87 @@ func withOutbox(ctx context.Context, d program.DatabaseFlags, do func(*pgxpool.P
 }
 
 // installCmd is `relay install`.
-type installCmd struct{ program.DatabaseFlags }
+type installCmd struct {
+	program.DatabaseFlags
+	Lanes int `help:"Into how many lanes keys are spread: no more relays can be at work at a time. 0: 4, or as many as there are. Of an outbox that is there already only if all was published." default:"0"`
+}
+
+// newLanes are the lanes of a new outbox.
+const newLanes = 4
 
 // Run makes the tables of the outbox, those that are not there yet.
 func (c *installCmd) Run(ctx context.Context, out program.Streams) error {
+	if c.Lanes < 0 || c.Lanes > 64 {
+		return program.Usagef("--lanes: must be from 1 to 64, or 0 for the default")
+	}
 	pool, err := open(ctx, c.DatabaseFlags)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	made := 0
+	answer := "the outbox was there already"
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		// One at a time; the lock ends with the transaction.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('skald relay install'))`); err != nil {
 			return err
 		}
-		for _, step := range []struct{ table, file string }{
-			{"outbox", "000001_create_outbox.up.sql"}, {"outbox_tick", "000004_keep_outbox.up.sql"},
-		} {
-			var there bool
-			if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, step.table).Scan(&there); err != nil || there {
-				if err != nil {
-					return err
-				}
-				continue
+		made, isNew, err := install(ctx, tx)
+		if err != nil {
+			return err
+		}
+		var lanes int
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM outbox_lane`).Scan(&lanes); err != nil {
+			return err
+		}
+		want := c.Lanes
+		switch {
+		case want > 0:
+		case isNew:
+			want = newLanes
+		default:
+			want = lanes
+		}
+		if want != lanes {
+			if _, err := tx.Exec(ctx, `SELECT outbox_set_lanes($1)`, want); err != nil {
+				return fmt.Errorf("give it %d lanes instead of %d: %w", want, lanes, err)
 			}
-			sql, err := migrations.Files.ReadFile(step.file)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, string(sql)); err != nil {
-				return err
-			}
-			made++
+		}
+		if made > 0 || want != lanes {
+			answer = "the outbox is installed"
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("install the outbox: %w", err)
 	}
-	answer := "the outbox is installed"
-	if made == 0 {
-		answer = "the outbox was there already"
-	}
 	_, err = fmt.Fprintln(out.Out, answer)
 	return err
+}
+
+// install applies the outbox's own migrations, those that were not.
+func install(ctx context.Context, tx pgx.Tx) (made int, isNew bool, err error) {
+	for _, step := range []struct{ table, file string }{
+		{"outbox", "000001_create_outbox.up.sql"},
+		{"outbox_tick", "000004_keep_outbox.up.sql"},
+		{"outbox_relay", "000006_lease_lanes.up.sql"},
+	} {
+		var there bool
+		if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, step.table).Scan(&there); err != nil {
+			return made, isNew, err
+		}
+		if there {
+			continue
+		}
+		sql, err := migrations.Files.ReadFile(step.file)
+		if err != nil {
+			return made, isNew, err
+		}
+		if _, err := tx.Exec(ctx, string(sql)); err != nil {
+			return made, isNew, err
+		}
+		made, isNew = made+1, isNew || step.table == "outbox"
+	}
+	return made, isNew, nil
 }
 
 // statusCmd is `relay status`.
@@ -116,9 +153,14 @@ func (c *statusCmd) Run(ctx context.Context, out program.Streams) error {
 			return json.NewEncoder(out.Out).Encode(s)
 		}
 		return table(out.Out, func(w io.Writer) {
-			_, _ = fmt.Fprintln(w, "LANE\tBACKLOG\tOLDEST\tDEAD\tPARKED\tKEPT SINCE\tPOSITION")
+			_, _ = fmt.Fprintln(w, "LANE\tBACKLOG\tOLDEST\tDEAD\tPARKED\tKEPT SINCE\tRELAY\tPOSITION")
 			for _, l := range s.Lanes {
-				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%d\t%s\t%s\n", l.Lane, l.Backlog, clock(l.Oldest), l.Dead, l.Parked, clock(l.KeptSince), l.Position)
+				relay := cmp.Or(l.Owner, "-")
+				if l.Owner != "" && !l.Leased {
+					relay += " (gone)"
+				}
+				_, _ = fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%d\t%s\t%s\t%s\n",
+					l.Lane, l.Backlog, clock(l.Oldest), l.Dead, l.Parked, clock(l.KeptSince), relay, l.Position)
 			}
 			_, _ = fmt.Fprintln(w, "\nPART\tBYTES\t")
 			for _, p := range s.Ring {
@@ -145,6 +187,7 @@ func clock(t *time.Time) string {
 // rewindCmd is `relay rewind`.
 type rewindCmd struct {
 	program.DatabaseFlags
+	Lane  *int   `help:"Only what is in this lane."`
 	Since string `help:"How long ago, such as 10m, or a time, such as 2026-11-24T12:00:00Z." required:"" placeholder:"DURATION|TIME"`
 }
 
@@ -159,7 +202,7 @@ func (c *rewindCmd) Run(ctx context.Context, out program.Streams) error {
 		return program.Usagef("--since: want a duration such as 10m, or a time such as 2026-11-24T12:00:00Z")
 	}
 	return withOutbox(ctx, c.DatabaseFlags, func(pool *pgxpool.Pool) error {
-		lanes, err := outbox.Rewind(ctx, pool, at, ago)
+		lanes, err := outbox.Rewind(ctx, pool, c.Lane, at, ago)
 		if errors.Is(err, outbox.ErrNothingNoted) {
 			return program.UsageError{Err: err}
 		}

@@ -26,6 +26,9 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 	if c.Retain < time.Second {
 		return program.Usagef("--retain: must be at least 1s")
 	}
+	if c.Lease < time.Second || c.Lease > time.Hour {
+		return program.Usagef("--lease: must be from 1s to 1h")
+	}
 	if err := program.CheckNATSURL(c.NATSURL); err != nil {
 		return err
 	}
@@ -57,7 +60,10 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 		pool.Close()
 		return program.Usagef("--nats-url: %w", err)
 	}
-	s := &sidecar{pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, publish: bus.Method(c.Publish), retain: c.Retain, admin: admin}
+	s := &sidecar{
+		pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix,
+		publish: bus.Method(c.Publish), retain: c.Retain, lease: c.Lease, admin: admin,
+	}
 	return s.run(ctx, c.DrainTimeout)
 }
 
@@ -74,6 +80,7 @@ type sidecar struct {
 	prefix  string
 	publish bus.Method
 	retain  time.Duration
+	lease   time.Duration
 	admin   net.Listener // may be nil
 }
 
@@ -146,12 +153,14 @@ func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
 		return err
 	}
 	publisher.Method = s.publish
-	wake, err := bus.SubscribeWake(s.nc, s.prefix)
-	if err != nil {
+	waker, wake := bus.NewWaker(s.nc, s.prefix), make(chan struct{}, 1)
+	if err := waker.Listen(wake); err != nil {
 		return err
 	}
 	s.log.Info("publishing the outbox")
-	relay := &outbox.Relay{Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Metrics: metrics, Retain: s.retain}
+	relay := &outbox.Relay{
+		Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Freed: waker.Now, Metrics: metrics, Retain: s.retain, Lease: s.lease,
+	}
 	return relay.Run(ctx)
 }
 

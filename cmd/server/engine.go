@@ -115,7 +115,12 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 	g.Go(func() error { return untilClosed(work, e.nc) })
 	if e.withRelay {
 		publisher.Missing, publisher.Method = keeper.Poke, bus.Method(e.flags.Publish)
-		relay := &outbox.Relay{Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Metrics: outbox.NewMetrics(e.registry)}
+		if err := e.waker.Listen(wake); err != nil { // to servers whose relay waits, or that have none
+			return err
+		}
+		relay := &outbox.Relay{
+			Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Freed: e.waker.Now, Metrics: outbox.NewMetrics(e.registry),
+		}
 		g.Go(func() error { return relay.Run(work) })
 	}
 	e.started.Store(true)

@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -13,10 +15,12 @@ import (
 
 func wakeSubject(prefix string) string { return prefix + ".wake.outbox" }
 
-// Waker tells relays that rows were committed.
+// Waker tells relays that rows were committed, or that lanes are free, and hears
+// from others.
 type Waker struct {
 	nc      *nats.Conn
 	subject string
+	name    []byte // in what we send, so as not to listen to ourselves; others may send nothing
 	pending chan struct{}
 }
 
@@ -26,7 +30,7 @@ const wakeEvery = time.Millisecond
 
 // NewWaker returns a waker that sends nothing before Run.
 func NewWaker(nc *nats.Conn, prefix string) *Waker {
-	return &Waker{nc: nc, subject: wakeSubject(prefix), pending: make(chan struct{}, 1)}
+	return &Waker{nc: nc, subject: wakeSubject(prefix), name: []byte(rand.Text()), pending: make(chan struct{}, 1)}
 }
 
 // Wake never blocks; many calls may become one message.
@@ -46,24 +50,31 @@ func (w *Waker) Run(ctx context.Context) error {
 			return nil
 		case <-w.pending:
 		}
-		if w.nc.IsConnected() {
-			_ = w.nc.Publish(w.subject, nil) // lost: the relay's poll finds the rows
-		}
+		w.Now()
 		pause(ctx, wakeEvery)
 	}
 }
 
-// SubscribeWake returns a channel that receives after wake-ups.
-func SubscribeWake(nc *nats.Conn, prefix string) (<-chan struct{}, error) {
-	wake := make(chan struct{}, 1)
-	_, err := nc.Subscribe(wakeSubject(prefix), func(*nats.Msg) {
+// Now sends a wake-up at once; nothing is sent while there is no connection.
+func (w *Waker) Now() {
+	if w.nc.IsConnected() {
+		_ = w.nc.Publish(w.subject, w.name) // lost: the relay's poll finds the rows
+	}
+}
+
+// Listen sends to wake, which has room for one, after the wake-ups of others.
+func (w *Waker) Listen(wake chan<- struct{}) error {
+	_, err := w.nc.Subscribe(w.subject, func(m *nats.Msg) {
+		if bytes.Equal(m.Data, w.name) {
+			return
+		}
 		select {
 		case wake <- struct{}{}:
 		default:
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to wake-ups: %w", err)
+		return fmt.Errorf("subscribe to wake-ups: %w", err)
 	}
-	return wake, nil
+	return nil
 }

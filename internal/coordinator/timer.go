@@ -91,7 +91,9 @@ const lockDue = `
 			SELECT ctid FROM saga_timer WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 		RETURNING saga_id, withheld)
 	SELECT ` + sagaColumns + `,
-	       (SELECT coalesce(bool_and(pg_visible_in_snapshot(s.command_xid, l.snap_from)), true) FROM outbox_lane l)
+	       (s.command_xid >= pg_snapshot_xmax(pg_current_snapshot()) -- of a cluster before this one: see decision 008
+	         OR coalesce((SELECT pg_visible_in_snapshot(s.command_xid, l.snap_from) FROM outbox_lane l
+	             WHERE l.lane = outbox_lane_of(s.id::text, (SELECT count(*)::int FROM outbox_lane))), true))
 	         AND NOT EXISTS (SELECT FROM outbox_parked p WHERE p.key = s.id::text), d.withheld
 	FROM (SELECT saga_id, bool_or(withheld) AS withheld FROM due GROUP BY saga_id) d
 	JOIN saga s ON s.id = d.saga_id

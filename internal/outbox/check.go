@@ -33,7 +33,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 		  ('outbox_2', '{}', '{SELECT,TRUNCATE}'), ('outbox_3', '{}', '{SELECT,TRUNCATE}'),
 		  ('outbox_ring', '{current_slot,switched_at}', '{SELECT,UPDATE}'),
 		  ('outbox_tick', '{lane,taken_at,snap_from}', '{SELECT,INSERT,DELETE}'),
-		  ('outbox_lane', '{lane,snap_from,snap_to,pos}', '{SELECT,UPDATE}'),
+		  ('outbox_lane', '{lane,snap_from,snap_to,pos,owner,epoch,lease_until}', '{SELECT,UPDATE}'),
+		  ('outbox_relay', '{relay,seen_until}', '{SELECT,INSERT,UPDATE,DELETE}'),
 		  ('outbox_parked', '{id,seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT,DELETE}'),
 		  ('outbox_dead', '{seq,lane,key,msg_id,subject,headers,payload,created_at,error}', '{SELECT,INSERT}')
 		) AS r (t, columns, rights)`
@@ -70,14 +71,21 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 // checkPosition looks at what is inside the tables.
 func checkPosition(ctx context.Context, pool *pgxpool.Pool) error {
 	const q = `
-		SELECT (SELECT count(*) FROM outbox_lane WHERE lane = $1),
+		SELECT (SELECT array_agg(lane ORDER BY lane) FROM outbox_lane),
+		       coalesce((SELECT substring(pg_get_expr(d.adbin, d.adrelid) FROM 'outbox_lane_of\(key, (\d+)\)')::int FROM pg_attribute a
+		         JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+		         WHERE a.attrelid = 'outbox'::regclass AND a.attname = 'lane' AND a.attgenerated <> ''), 1),
 		       coalesce((SELECT seqcache FROM pg_sequence WHERE seqrelid = to_regclass('outbox_seq')), 1)`
-	var lanes, cache int64
-	if err := pool.QueryRow(ctx, q, lane).Scan(&lanes, &cache); err != nil {
+	var lanes []int16
+	var writers, cache int64
+	if err := pool.QueryRow(ctx, q).Scan(&lanes, &writers, &cache); err != nil {
 		return fmt.Errorf("look for the outbox: %w", err)
 	}
-	if lanes == 0 {
-		return fmt.Errorf("%w: outbox_lane has no row for lane %d", ErrNoOutbox, lane)
+	for lane := range writers {
+		if int64(len(lanes)) != writers || int64(lanes[lane]) != lane {
+			// A lane without a row would never be published.
+			return fmt.Errorf("%w: writers use the lanes 0 to %d, outbox_lane has rows for %v", ErrNoOutbox, writers-1, lanes)
+		}
 	}
 	if cache != 1 {
 		// Two sessions would then write a key's messages out of order.

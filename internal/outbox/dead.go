@@ -43,7 +43,7 @@ const which = `($1::bigint[] IS NULL OR seq = ANY ($1))`
 func Redrive(ctx context.Context, pool *pgxpool.Pool, seqs []int64) (int64, error) {
 	const q = `
 		WITH again AS (DELETE FROM outbox_dead WHERE ` + which + ` RETURNING *)
-		INSERT INTO outbox (lane, key, subject, headers, payload) SELECT lane, key, subject, headers, payload FROM again ORDER BY seq`
+		INSERT INTO outbox (key, subject, headers, payload) SELECT key, subject, headers, payload FROM again ORDER BY seq`
 	tag, err := pool.Exec(ctx, q, seqs)
 	if err != nil {
 		return 0, fmt.Errorf("redrive dead letters: %w", err)

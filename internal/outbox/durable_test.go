@@ -182,7 +182,7 @@ func TestAnotherServerMeansAnotherMemory(t *testing.T) {
 	relay := newStepper(t, pool)
 	relay.drain(t)
 	insert(t, pool, "k", "s")
-	relay.from, relay.timeline = ask[string](t, pool, `SELECT pg_current_snapshot()::text`), "0000000F"
+	relay.lanes[0].now.from, relay.timeline = ask[string](t, pool, `SELECT pg_current_snapshot()::text`), "0000000F"
 	relay.drain(t)
 	wantSubjects(t, "published", relay.broker.subjects(), "s")
 }

@@ -110,9 +110,9 @@ func change(ctx context.Context, tx pgx.Tx, r *rand.Rand, key string, end error)
 
 // relayUntil relays, badly, until all is written and it finds nothing more.
 func relayUntil(t *testing.T, pool *pgxpool.Pool, b *chaoticBroker, r *rand.Rand, written *atomic.Bool) {
-	rd := &reader{}
+	var rd *reader
 	restart := func() {
-		rd = &reader{pool: pool, limits: limits{rows: 1 + r.IntN(7), bytes: 1 + r.IntN(20), list: 1 + r.IntN(9)}}
+		rd = newReader(t, pool, limits{rows: 1 + r.IntN(7), bytes: 1 + r.IntN(20), list: 1 + r.IntN(9)})
 	}
 	restart()
 	for {

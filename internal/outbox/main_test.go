@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -133,14 +134,25 @@ type stepper struct {
 	broker *broker
 }
 
-// newStepper makes a relay on pool, with limits or the default ones.
+// newStepper makes a relay on pool, with limits or the default ones. It takes
+// all lanes, and shares the lease with other steppers: what keeps those apart is
+// the position alone.
 func newStepper(t testing.TB, pool *pgxpool.Pool, l ...limits) *stepper {
+	t.Helper()
 	b := &broker{}
-	rd := &reader{pool: pool, limits: defaultLimits}
+	return &stepper{&Relay{Pool: pool, Publisher: b, Log: testkit.Log(t), Metrics: NewMetrics(nil)}, newReader(t, pool, l...), b}
+}
+
+func newReader(t testing.TB, pool *pgxpool.Pool, l ...limits) *reader {
+	t.Helper()
+	rd := &reader{pool: pool, limits: defaultLimits, lease: &lease{pool: pool, owner: "stepper", ttl: time.Hour}}
 	if len(l) > 0 {
 		rd.limits = l[0]
 	}
-	return &stepper{&Relay{Pool: pool, Publisher: b, Log: testkit.Log(t), Metrics: NewMetrics(nil)}, rd, b}
+	if _, err := rd.lease.claim(t.Context(), 64); err != nil {
+		t.Fatal(err)
+	}
+	return rd
 }
 
 // pass makes one pass, which must succeed, and returns how many rows left.

@@ -10,6 +10,8 @@ type Metrics struct {
 	failedPasses prometheus.Counter
 	turns        *prometheus.CounterVec
 	latency      prometheus.Histogram
+	lanes        prometheus.Gauge
+	takeovers    prometheus.Counter
 }
 
 // NewMetrics registers the metrics with reg; nil: with nobody.
@@ -25,6 +27,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "outbox_failed_passes_total", Help: "Passes that ended with an error and are tried again."}),
 		turns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "outbox_ring_turns_total", Help: "Attempts to turn the ring of four parts when it was time: turned, skipped (somebody still needs the next part) or failed."}, []string{"outcome"}),
+		lanes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "outbox_lanes", Help: "Lanes of the outbox that this relay publishes; 0 while it only waits for others to end."}),
+		takeovers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "outbox_lanes_taken_total", Help: "Lanes that this relay took because nobody held them."}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_publish_latency_seconds", Help: "From the insert of a row to the broker's acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16)}),
 	}
@@ -35,7 +41,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.turns.WithLabelValues(outcome)
 	}
 	if reg != nil {
-		reg.MustRegister(m.oldest, m.parked, m.published, m.failedPasses, m.turns, m.latency)
+		reg.MustRegister(m.oldest, m.parked, m.published, m.failedPasses, m.turns, m.latency, m.lanes, m.takeovers)
 	}
 	return m
 }

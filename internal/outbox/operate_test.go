@@ -50,7 +50,7 @@ func TestARewindPublishesAgainWhatWasPublishedSince(t *testing.T) {
 			if c.at != nil {
 				at = c.at(time.Now())
 			}
-			lanes, err := Rewind(t.Context(), pool, at, c.ago)
+			lanes, err := Rewind(t.Context(), pool, nil, at, c.ago)
 			if err != nil || len(lanes) != 1 || lanes[0].Complete != c.complete {
 				t.Fatalf("got %+v and %v, want complete: %t", lanes, err, c.complete)
 			}
@@ -87,7 +87,7 @@ func TestARewoundRingIsNotTurned(t *testing.T) {
 	execute(t, rewinding, `SELECT FROM outbox_ring FOR UPDATE`)
 	house.try(t, atWork)
 	commit(t, rewinding)
-	if _, err := Rewind(t.Context(), pool, time.Time{}, 24*time.Hour); err != nil {
+	if _, err := Rewind(t.Context(), pool, nil, time.Time{}, 24*time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	house.later(t)
@@ -107,12 +107,12 @@ func TestARewindLocksTheRing(t *testing.T) {
 	execute(t, turning, `SELECT FROM outbox_ring FOR UPDATE`)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := Rewind(ctx, pool, time.Time{}, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Rewind(ctx, pool, nil, time.Time{}, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want it to wait", err)
 	}
 	commit(t, turning)
 	execute(t, pool, `DELETE FROM outbox_tick`)
-	if _, err := Rewind(t.Context(), pool, time.Time{}, time.Hour); !errors.Is(err, ErrNothingNoted) {
+	if _, err := Rewind(t.Context(), pool, nil, time.Time{}, time.Hour); !errors.Is(err, ErrNothingNoted) {
 		t.Errorf("without notes: got %v, want %v", err, ErrNothingNoted)
 	}
 }

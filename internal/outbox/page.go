@@ -4,133 +4,91 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sort"
-
-	"github.com/jackc/pgx/v5"
 )
 
-// window finds the rows of the window ($1, $2] after row $3. They are those
-// whose transaction began after A was taken, found by range, and those whose
-// transaction was in flight then, found one by one: they are few.
+// window finds the rows of lanes in a window after a row. They are those whose
+// transaction began after A was taken, found by range, and those whose
+// transaction was in flight then, found one by one: they are few. B is null if
+// it is the snapshot of the statement itself.
 const window = `
 	(SELECT * FROM outbox
-	 WHERE xid >= pg_snapshot_xmax($1::pg_snapshot) AND xid < pg_snapshot_xmax($2::pg_snapshot)
-	   AND pg_visible_in_snapshot(xid, $2::pg_snapshot)
+	 WHERE xid >= pg_snapshot_xmax($3::pg_snapshot) AND xid < pg_snapshot_xmax(coalesce($4::pg_snapshot, pg_current_snapshot()))
+	   AND pg_visible_in_snapshot(xid, coalesce($4::pg_snapshot, pg_current_snapshot()))
 	 UNION ALL
-	 SELECT o.* FROM pg_snapshot_xip($1::pg_snapshot) AS x,
-	   LATERAL (SELECT * FROM outbox WHERE xid = x AND lane = $4 AND seq > $3 ORDER BY seq LIMIT $5) o
-	 WHERE pg_visible_in_snapshot(x, $2::pg_snapshot)
-	) w WHERE lane = $4 AND seq > $3`
+	 SELECT o.* FROM pg_snapshot_xip($3::pg_snapshot) AS x,
+	   LATERAL (SELECT * FROM outbox WHERE xid = x AND lane = ANY ($1::smallint[]) AND seq > $2 ORDER BY seq LIMIT $5) o
+	 WHERE pg_visible_in_snapshot(x, coalesce($4::pg_snapshot, pg_current_snapshot()))
+	) w WHERE lane = ANY ($1::smallint[]) AND seq > $2`
 
 // A page is cut where its payloads become too many bytes: each row comes with
 // the number of bytes before it, and with the number of rows before the cut.
 // Large payloads are stored apart, and read only of the rows that remain.
+//
+// The statement that reads a page also takes the snapshot up to which it reads,
+// renews the lease and tells what has become of the lanes: from commit to
+// publication a message waits for one answer of the database.
 const (
-	pageColumns = `SELECT seq, key, msg_id, subject, headers, payload, created_at, n FROM (
+	pageColumns = look + ` UNION ALL SELECT NULL, lane, seq, key, msg_id, subject, headers, payload, created_at, n FROM (
 		SELECT *, sum(octet_length(payload)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(payload) AS before,
 		       count(*) OVER () AS n
 		FROM (SELECT * FROM `
 
-	firstPage = pageColumns + window + ` ORDER BY seq LIMIT $5) w) p WHERE before < $6 ORDER BY seq`
+	firstPage = pageColumns + window + ` ORDER BY seq LIMIT $5) w) p WHERE before < $8 ORDER BY seq`
 
 	listPage = pageColumns + `outbox
-		WHERE xid = ANY ($1::xid8[]) AND lane = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5) w) p WHERE before < $6 ORDER BY seq`
-
-	listWindow = `SELECT seq, xid FROM ` + window + ` ORDER BY seq LIMIT $5`
+		WHERE xid = ANY ($3::xid8[]) AND lane = ANY ($1::smallint[]) AND seq > $2 AND seq <= $4 ORDER BY seq LIMIT $5) w) p WHERE before < $8 ORDER BY seq`
 )
 
-// read reads the first page of a window.
-func (rd *reader) read(ctx context.Context, p *page) error {
+// read reads a group's next page: of its open window, or of a new one, up to
+// the present if that is wanted, else up to where the lanes meet.
+func (rd *reader) read(ctx context.Context, g group, fresh bool) (page, error) {
+	p := page{group: g, end: g.to}
+	if g.to != "" {
+		err := rd.readOn(ctx, &p)
+		return p, err
+	}
+	var end *string
+	if !fresh {
+		end = &rd.until
+	}
+	var err error
 	l := rd.limits
-	n, err := rd.collect(ctx, p, firstPage, p.from, p.to, p.pos, lane, l.rows, l.bytes)
+	if p.rows, err = rd.query(ctx, firstPage, g.lanes, g.pos, g.from, end, l.rows); err != nil {
+		return p, err
+	}
+	if p.end = rd.seen.Now; !fresh {
+		p.end = rd.until
+	}
+	n := 0
+	if len(p.rows) > 0 {
+		n = p.rows[0].among
+	}
 	p.last = n < l.rows && n == len(p.rows)
-	return err
-}
-
-// list holds where the next rows of a long window are. To find a page's rows
-// takes a look at all rows of the window, and after an outage there are
-// millions: so many pages are found by one such look.
-type list struct {
-	from, to string // the window
-	after    int64  // the list begins behind this row
-	seqs     []int64
-	xids     []uint64
-	more     bool // rows follow behind the list
+	return p, nil
 }
 
 // readOn reads the next page of a window of which there were pages before.
 func (rd *reader) readOn(ctx context.Context, p *page) error {
-	l := &rd.listed
-	l.trim(*p)
-	if len(l.seqs) == 0 && (l.more || l.from != p.from || l.to != p.to) {
-		if err := rd.list(ctx, *p); err != nil {
-			return err
-		}
+	w := rd.longWindow(p.group)
+	if err := w.find(ctx, rd, p.group); err != nil {
+		return err
 	}
-	n := min(len(l.seqs), rd.limits.rows)
+	n := min(len(w.seqs), rd.limits.rows)
 	if n == 0 {
 		p.last = true
 		return nil
 	}
-	xids := slices.Clone(l.xids[:n])
+	xids := slices.Clone(w.xids[:n])
 	slices.Sort(xids)
-	if _, err := rd.collect(ctx, p, listPage, slices.Compact(xids), lane, p.pos, l.seqs[n-1], n, rd.limits.bytes); err != nil {
+	var err error
+	p.rows, err = rd.query(ctx, listPage, p.lanes, p.pos, slices.Compact(xids), w.seqs[n-1], n)
+	if err != nil {
 		return err
 	}
 	if len(p.rows) == 0 {
-		defer func() { rd.listed = list{} }() // look again, or this would never end
-		return fmt.Errorf("read outbox: somebody has deleted rows %d to %d", l.seqs[0], l.seqs[n-1])
+		defer func() { rd.long = nil }() // look again, or this would never end
+		return fmt.Errorf("read outbox: somebody has deleted rows %d to %d", w.seqs[0], w.seqs[n-1])
 	}
-	p.last = !l.more && len(p.rows) == len(l.seqs)
+	p.last = !w.more && len(p.rows) == len(w.seqs)
 	return nil
-}
-
-// trim drops what the page is past, or everything if the list is not of the
-// page's window.
-func (l *list) trim(p page) {
-	if l.from != p.from || l.to != p.to || p.pos < l.after {
-		*l = list{}
-		return
-	}
-	past := sort.Search(len(l.seqs), func(i int) bool { return l.seqs[i] > p.pos })
-	l.after, l.seqs, l.xids = p.pos, l.seqs[past:], l.xids[past:]
-}
-
-func (rd *reader) list(ctx context.Context, p page) error {
-	rows, err := rd.pool.Query(ctx, listWindow, p.from, p.to, p.pos, lane, rd.limits.list)
-	if err != nil {
-		return fmt.Errorf("list outbox: %w", err)
-	}
-	l := list{from: p.from, to: p.to, after: p.pos}
-	var seq int64
-	var xid uint64
-	_, err = pgx.ForEachRow(rows, []any{&seq, &xid}, func() error {
-		l.seqs, l.xids = append(l.seqs, seq), append(l.xids, xid)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("list outbox: %w", err)
-	}
-	l.more = len(l.seqs) == rd.limits.list
-	rd.listed = l
-	return nil
-}
-
-// collect runs a query for a page's rows. It returns how many there would be
-// but for their size.
-func (rd *reader) collect(ctx context.Context, p *page, query string, args ...any) (n int, err error) {
-	rows, err := rd.pool.Query(ctx, query, args...)
-	if err != nil {
-		return 0, fmt.Errorf("read outbox: %w", err)
-	}
-	var r Row
-	_, err = pgx.ForEachRow(rows, []any{&r.Seq, &r.Key, &r.MsgID, &r.Subject, &r.Headers, &r.Payload, &r.CreatedAt, &n}, func() error {
-		p.rows = append(p.rows, r)
-		r.Headers, r.Payload = nil, nil
-		return nil
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read outbox: %w", err)
-	}
-	return n, nil
 }

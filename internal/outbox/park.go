@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// parking is what a reader knows of the parked rows of its lane: rows that the
+// parking is what a reader knows of the parked rows of its lanes: rows that the
 // broker does not take now, and those of their keys behind them.
 //
 // To miss one would be to let a later row of its key overtake it. None is
@@ -174,21 +174,21 @@ func (s *sweep) judge(page []parkedRow, results []Result) (gone []int64, dead []
 // the same key was offered and is still there, or would have to be refused.
 func (rd *reader) readParked(ctx context.Context) ([]parkedRow, error) {
 	const q = `
-		SELECT id, seq, key, msg_id, subject, headers, payload, created_at FROM (
+		SELECT id, lane, seq, key, msg_id, subject, headers, payload, created_at FROM (
 			SELECT *, sum(octet_length(payload)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - octet_length(payload) AS before FROM (
 				SELECT * FROM outbox_parked p
-				WHERE lane = $1 AND id > $2 AND subject <> ALL ($3) AND NOT EXISTS (
+				WHERE lane = ANY ($1) AND id > $2 AND subject <> ALL ($3) AND NOT EXISTS (
 				  SELECT FROM outbox_parked e WHERE e.key = p.key AND e.id < p.id AND (e.id <= $2 OR e.subject = ANY ($3)))
 				ORDER BY id LIMIT $4) p) p
 		WHERE before < $5 ORDER BY id`
 	s := rd.parking.sweep
-	rows, err := rd.pool.Query(ctx, q, lane, s.after, append([]string{}, s.refused...), rd.limits.rows, rd.limits.bytes)
+	rows, err := rd.pool.Query(ctx, q, rd.held(), s.after, append([]string{}, s.refused...), rd.limits.rows, rd.limits.bytes)
 	if err != nil {
 		return nil, fmt.Errorf("read parked rows: %w", err)
 	}
 	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p parkedRow, err error) {
 		r := &p.row
-		err = row.Scan(&p.id, &r.Seq, &r.Key, &r.MsgID, &r.Subject, &r.Headers, &r.Payload, &r.CreatedAt)
+		err = row.Scan(&p.id, &r.Lane, &r.Seq, &r.Key, &r.MsgID, &r.Subject, &r.Headers, &r.Payload, &r.CreatedAt)
 		return p, err
 	})
 	if err != nil {
@@ -201,7 +201,7 @@ func (rd *reader) readParked(ctx context.Context) ([]parkedRow, error) {
 // something was taken.
 func (rd *reader) endSweep(ctx context.Context) error {
 	pk := &rd.parking
-	if err := rd.pool.QueryRow(ctx, `SELECT count(*) FROM outbox_parked WHERE lane = $1`, lane).Scan(&pk.rows); err != nil {
+	if err := rd.pool.QueryRow(ctx, `SELECT count(*) FROM outbox_parked WHERE lane = ANY ($1)`, rd.held()).Scan(&pk.rows); err != nil {
 		return fmt.Errorf("count parked rows: %w", err)
 	}
 	pk.pause = min(2*max(pk.pause, sweepFirst/2), sweepMost)

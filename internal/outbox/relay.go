@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ import (
 
 // Row is a committed message on its way out.
 type Row struct {
+	Lane      int16
 	Seq       int64
 	Key       string
 	MsgID     uuid.UUID
@@ -20,6 +22,8 @@ type Row struct {
 	Headers   []byte // a JSON object of strings
 	Payload   []byte
 	CreatedAt time.Time
+
+	among int // how many rows the page would have but for their size
 }
 
 // Result is what became of one row. The zero value means that the broker has
@@ -47,22 +51,23 @@ type Publisher interface {
 }
 
 // Relay publishes the outbox of one database. Any number of relays may run:
-// two at once publish twice (with the same message ids), but the position
-// moves by compare-and-set, so none can move it past what is not published.
+// each lane of the outbox is published by one of them, and they share the lanes
+// evenly. If one ends, the others take its lanes: at once if it was told to
+// stop, when its leases have run out if it died.
 type Relay struct {
 	Pool      *pgxpool.Pool
 	Publisher Publisher
 	Log       *slog.Logger
-	Wake      <-chan struct{} // says that rows were committed; may miss any number of times; may be nil
+	Wake      <-chan struct{} // says that rows were committed, or lanes let go; may miss any number of times; may be nil
+	Freed     func()          // tells other relays that lanes were let go; may be nil: they will find out
 	Metrics   *Metrics
 	Retain    time.Duration // how long rows are kept after they were published; zero: half an hour
+	Lease     time.Duration // how long a lane stays with a relay that has died; zero: six seconds
 
 	limits limits // of a page; zero: the default
 }
 
 const (
-	lane = 0 // there is one lane; its column and table leave room for more
-
 	pollFast = 10 * time.Millisecond // the first poll after work
 	pollSlow = 250 * time.Millisecond
 
@@ -73,17 +78,33 @@ const (
 	settleTimeout = 10 * time.Second
 )
 
-// Run publishes until ctx is cancelled, then finishes the page at hand and
-// returns nil. Nothing stops it: while Postgres or the broker is away it tries
-// again, at growing intervals.
+// Run publishes until ctx is cancelled, then finishes the page at hand, lets
+// its lanes go and returns nil. Nothing stops it: while Postgres or the broker
+// is away it tries again, at growing intervals.
 func (r *Relay) Run(ctx context.Context) error {
 	if r.Metrics == nil {
 		r.Metrics = NewMetrics(nil)
 	}
-	rd := &reader{pool: r.Pool, limits: r.limits}
+	rd := r.newReader()
+	var keeper sync.WaitGroup
+	defer keeper.Wait()
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx)) // the page at hand still needs its lanes
+	defer stop()
+	keeper.Go(func() { rd.lease.keep(renewing) })
+	r.loop(ctx, rd)
+	return r.leave(ctx, rd)
+}
+
+func (r *Relay) newReader() *reader {
+	l := &lease{pool: r.Pool, owner: ownerName(), ttl: cmp.Or(r.Lease, defaultLease)}
+	rd := &reader{pool: r.Pool, lease: l, limits: r.limits}
 	if rd.limits == (limits{}) {
 		rd.limits = defaultLimits
 	}
+	return rd
+}
+
+func (r *Relay) loop(ctx context.Context, rd *reader) {
 	house := &ring{pool: r.Pool, retain: cmp.Or(r.Retain, defaultRetain), log: r.Log, metrics: r.Metrics}
 	poll, backoff := pollFast, backoffFirst
 	for ctx.Err() == nil {
@@ -93,10 +114,15 @@ func (r *Relay) Run(ctx context.Context) error {
 		if m, retryErr := r.retry(ctx, rd); m > 0 || retryErr != nil {
 			n, err = n+m, cmp.Or(err, retryErr)
 		}
+		if err == nil {
+			var taken int
+			taken, err = r.share(ctx, rd)
+			n += taken
+		}
 		switch {
 		case ctx.Err() != nil:
-		case errors.Is(err, errMoved): // nothing is wrong: one of two relays is enough
-			r.Log.DebugContext(ctx, "another relay was faster", "retry_in", backoff)
+		case errors.Is(err, errMoved), errors.Is(err, errLapsed): // nothing is wrong: somebody else is at work
+			r.Log.DebugContext(ctx, "another relay was faster", "err", err, "retry_in", backoff)
 			wait(ctx, nil, backoff)
 			backoff = min(2*backoff, backoffMost)
 		case err != nil:
@@ -108,14 +134,73 @@ func (r *Relay) Run(ctx context.Context) error {
 			poll, backoff = pollFast, backoffFirst // more may be there: go again at once
 		default:
 			backoff = backoffFirst
-			if wait(ctx, r.Wake, poll) {
+			if wait(ctx, r.Wake, min(poll, rd.untilFree())) {
 				poll = pollFast
 			} else {
 				poll = min(2*poll, pollSlow)
 			}
 		}
 	}
+}
+
+// leave lets our lanes go and tells the others.
+func (r *Relay) leave(ctx context.Context, rd *reader) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	if err := rd.lease.release(ctx, nil); err != nil {
+		r.Log.WarnContext(ctx, "the lanes are free only when their leases have run out", "err", err)
+		return nil
+	}
+	r.freed()
 	return nil
+}
+
+func (r *Relay) freed() {
+	if r.Freed != nil {
+		r.Freed()
+	}
+}
+
+// share sees to it that the lanes are shared evenly. It lets go of lanes of
+// which we have too many, takes those that are free, and returns how many it
+// took.
+func (r *Relay) share(ctx context.Context, rd *reader) (taken int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	mine, free, expired := rd.held(), 0, 0
+	for _, l := range rd.seen.Lanes {
+		switch {
+		case l.Mine:
+		case l.Left == nil:
+			free++
+		case *l.Left <= 0:
+			expired++
+		case rd.lease.gone(l.Owner):
+			if err := rd.lease.bury(ctx, l.Owner); err != nil {
+				return 0, err
+			}
+			expired++
+		}
+	}
+	fair := (len(rd.seen.Lanes) + rd.seen.Relays - 1) / max(rd.seen.Relays, 1)
+	r.Metrics.lanes.Set(float64(len(mine)))
+	switch want := max(min(free+expired, fair-len(mine)), expired); {
+	case len(mine) > fair:
+		if err := rd.lease.release(ctx, mine[fair:]); err != nil {
+			return 0, err
+		}
+		rd.forget()
+		r.Log.InfoContext(ctx, "let go of outbox lanes, for another relay", "lanes", mine[fair:])
+		r.freed()
+	case want > 0 || len(mine) == 0 && rd.lease.mustShow():
+		if taken, err = rd.lease.claim(ctx, want); err != nil || taken == 0 {
+			return 0, err
+		}
+		rd.forget()
+		r.Metrics.takeovers.Add(float64(taken))
+		r.Log.InfoContext(ctx, "took outbox lanes", "number", taken)
+	}
+	return taken, nil
 }
 
 // wait returns early, and true, when woken.
@@ -145,6 +230,10 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 		return 0, nil
 	}
 	r.Metrics.oldest.Set(max(0, time.Since(p.rows[0].CreatedAt).Seconds())) // clocks differ
+	if !rd.lease.holds() {                                                  // we were stopped for a while, or reading took long
+		rd.forget()
+		return 0, errLapsed
+	}
 	results, err := rd.offer(ctx, r.Publisher, p.rows)
 	if err != nil {
 		return 0, err

@@ -16,6 +16,7 @@ const (
 	slots         = 4                // parts of the ring
 	defaultRetain = 30 * time.Minute // far more than the two minutes for which NATS keeps in memory what it has acknowledged
 	keepEvery     = 5 * time.Second
+	keepIdle      = 30 * time.Second // while nothing is published
 	keepTimeout   = 10 * time.Second
 )
 
@@ -29,13 +30,15 @@ type ring struct {
 	metrics *Metrics
 
 	kept  time.Time // when we last kept house
+	calm  bool      // and found nothing to do
 	noted int       // of the reader's moves
 }
 
 // keep does what is due. What fails is tried again the next time: writers go
 // on in the part in which they are.
 func (g *ring) keep(ctx context.Context, moves int) {
-	if ctx.Err() != nil || time.Since(g.kept) < keepEvery {
+	since := time.Since(g.kept)
+	if ctx.Err() != nil || since < keepEvery || g.calm && g.noted == moves && since < keepIdle {
 		return
 	}
 	g.kept = time.Now()
@@ -46,6 +49,7 @@ func (g *ring) keep(ctx context.Context, moves int) {
 	if err == nil {
 		outcome, err = g.turn(ctx)
 	}
+	g.calm = outcome == notDue && err == nil
 	switch {
 	case err != nil:
 		g.metrics.turns.WithLabelValues("failed").Inc()
@@ -168,6 +172,7 @@ func (g *ring) young(ctx context.Context, db querier, slot int) (young bool, err
 
 // querier is a pool or a transaction.
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 

@@ -112,10 +112,14 @@ func TestAPartIsEmptiedOnlyOfWhatWasPublishedLongAgo(t *testing.T) {
 			insertInto(t, pool, 0, "another")
 			house.publishAll(t, relay)
 		},
-		"another lane has not published a row": func(t *testing.T, pool *pgxpool.Pool, _ *stepper, house *ring) {
-			execute(t, pool, `INSERT INTO outbox_lane (lane, snap_from) SELECT 1, snap_from FROM outbox_lane`)
-			execute(t, pool, `INSERT INTO outbox_tick SELECT 1, taken_at, snap_from FROM outbox_tick`)
-			execute(t, pool, `INSERT INTO outbox (slot, lane, key, subject, payload) VALUES (1, 1, 'k', 'lane', '')`)
+		"another lane has not published a row": func(t *testing.T, pool *pgxpool.Pool, relay *stepper, house *ring) {
+			execute(t, pool, `SELECT outbox_set_lanes(2)`)
+			other := ask[int16](t, pool, `SELECT outbox_lane_of('new', 2)`)
+			newStepper(t, pool) // takes the lanes
+			execute(t, pool, `UPDATE outbox_lane SET owner = 'another' WHERE lane = $1`, other)
+			insertInto(t, pool, 1, "new")
+			house.publishAll(t, relay)
+			house.later(t)
 			house.later(t)
 		},
 		"the position was set back": func(t *testing.T, pool *pgxpool.Pool, relay *stepper, house *ring) {

@@ -26,6 +26,9 @@ type LaneStatus struct {
 	Position  string     `json:"position"`   // everything visible in this snapshot was published
 	Window    *string    `json:"window"`     // the snapshot that ends the window at hand; nil: none
 	Pos       int64      `json:"pos"`        // of the window's rows, those up to this number were published
+	Owner     string     `json:"owner"`      // the relay that publishes the lane, or last did; empty: it was let go
+	Leased    bool       `json:"leased"`     // and it still does
+	Epoch     int64      `json:"epoch"`      // how many owners the lane has had
 }
 
 // PartStatus is how one part of the ring is.
@@ -48,7 +51,8 @@ func ReadStatus(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 		rows, err := tx.Query(ctx, `
 			SELECT l.lane, 0, NULL::timestamptz, (SELECT count(*) FROM outbox_dead d WHERE d.lane = l.lane),
 			       (SELECT count(*) FROM outbox_parked p WHERE p.lane = l.lane),
-			       (SELECT min(t.taken_at) FROM outbox_tick t WHERE t.lane = l.lane), l.snap_from::text, l.snap_to::text, l.pos
+			       (SELECT min(t.taken_at) FROM outbox_tick t WHERE t.lane = l.lane), l.snap_from::text, l.snap_to::text, l.pos,
+			       coalesce(l.owner, ''), coalesce(l.lease_until > clock_timestamp(), false), l.epoch
 			FROM outbox_lane l ORDER BY l.lane`)
 		if err != nil {
 			return err
@@ -91,7 +95,7 @@ func (l *LaneStatus) count(ctx context.Context, tx pgx.Tx) error {
 	for _, to := range ends {
 		var n int
 		var oldest *time.Time
-		if err := tx.QueryRow(ctx, countWindow, from, to, pos, l.Lane, countMost-l.Backlog).Scan(&n, &oldest); err != nil {
+		if err := tx.QueryRow(ctx, countWindow, []int16{int16(l.Lane)}, pos, from, to, countMost-l.Backlog).Scan(&n, &oldest); err != nil {
 			return err
 		}
 		l.Backlog += n

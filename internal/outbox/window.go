@@ -2,10 +2,15 @@ package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -18,16 +23,21 @@ import (
 // would stall behind any writer, and (xid, seq) order would reorder a key. A
 // window does none of that: a row belongs to the window in which its commit
 // became visible, whenever it was numbered.
+//
+// Lanes that stand at the same place are read together, as one: for a relay
+// that has them all, several lanes are no more work than one.
 type reader struct {
 	pool   *pgxpool.Pool
+	lease  *lease
 	limits limits
 
-	stored   position // as we last saw or wrote it
-	from     string   // A: stored.from, or a later snapshot up to which there was nothing
-	timeline string   // of the cluster, when from was remembered
-	haveSeen bool
-	listed   list // of the open window
-	moves    int  // how often we moved the position
+	lanes    map[int16]*lane // those that we hold, as we last saw or wrote them
+	timeline string          // of the cluster
+	seen     sight           // the latest
+	todo     []group         // still to be read, up to until
+	until    string          // the snapshot at which all lanes were last looked at
+	long     map[string]*long
+	moves    int // how often we moved a position
 	parking  parking
 }
 
@@ -44,114 +54,281 @@ type limits struct {
 // The patience is more than it takes Skald to make a lost stream again.
 var defaultLimits = limits{rows: 500, bytes: 8 << 20, list: 50_000, parked: 100_000, patience: 10 * time.Second}
 
-// position is what outbox_lane holds.
+// position is how far a lane was published. It is comparable.
 type position struct {
-	from string
-	to   *string // nil: no window is open
-	pos  int64
+	from string // A: what was visible in it was published
+	to   string // B; empty: no window is open
+	pos  int64  // of the window, the rows up to here were published
 }
 
-func (p position) equal(q position) bool {
-	return p.from == q.from && p.pos == q.pos && (p.to == nil) == (q.to == nil) && (p.to == nil || *p.to == *q.to)
+// lane is one that we hold.
+type lane struct {
+	id     int16
+	epoch  int64
+	stored position // what outbox_lane holds
+	now    position // the same, or a later snapshot up to which there was nothing
 }
 
-// page is a part of a window.
+// group is lanes at the same place, read as one.
+type group struct {
+	position
+	lanes []int16
+}
+
+// page is a part of a window of a group.
 type page struct {
-	from, to string
-	pos      int64 // rows up to here were published before
-	rows     []Row
-	last     bool // nothing follows in this window
+	group
+	end  string // of the window
+	rows []Row
+	last bool // nothing follows in this window
 }
 
-// look takes a snapshot and reads the lane, in one statement: all that an idle
+// sight is what one statement sees: a snapshot and the lanes.
+type sight struct {
+	Now      string // snapshot
+	Durable  bool   // all that Now can see is on disk
+	Inserted string // write-ahead log position that Now is sure not to lie behind
+	Timeline string
+	Relays   int // alive, we among them
+	Lanes    []struct {
+		Lane  int16
+		From  string
+		To    string
+		Pos   int64
+		Epoch int64
+		Owner string
+		Mine  bool
+		Left  *float64 // seconds of the lease, before we renewed it; nil: nobody has it
+		Ahead bool     // the position is of a later time than the database
+	}
+	Renewed []int16 // lanes of which we have just renewed the lease
+}
+
+// look takes a snapshot, reads the lanes and renews the lease: all that an idle
 // relay asks. The insert position, read after the snapshot was taken, is past
 // the commit records of all that the snapshot can see.
-const look = `
-	SELECT pg_current_snapshot()::text, i.lsn::text, pg_current_wal_flush_lsn() >= i.lsn, substr(pg_walfile_name(i.lsn), 1, 8),
-	       l.snap_from::text, l.snap_to::text, l.pos, pg_snapshot_xmax(l.snap_from) > pg_snapshot_xmax(pg_current_snapshot())
-	FROM outbox_lane l, LATERAL (SELECT pg_current_wal_insert_lsn() AS lsn) i WHERE l.lane = $1`
+const look = `WITH ` + renew + `
+	SELECT json_build_object('Now', pg_current_snapshot()::text, 'Inserted', i.lsn::text, 'Durable', pg_current_wal_flush_lsn() >= i.lsn,
+	         'Timeline', substr(pg_walfile_name(i.lsn), 1, 8), 'Renewed', (SELECT json_agg(lane) FROM renewed),
+	         'Relays', (SELECT count(*) FROM (SELECT owner FROM outbox_lane WHERE lease_until > clock_timestamp()
+	           UNION SELECT relay FROM outbox_relay WHERE seen_until > clock_timestamp() UNION SELECT $6) r),
+	         'Lanes', (SELECT json_agg(json_build_object('Lane', l.lane, 'From', l.snap_from::text, 'To', coalesce(l.snap_to::text, ''),
+	           'Pos', l.pos, 'Epoch', l.epoch, 'Owner', coalesce(l.owner, ''), 'Mine', l.owner IS NOT DISTINCT FROM $6, 'Left', extract(epoch FROM l.lease_until - clock_timestamp()),
+	           'Ahead', pg_snapshot_xmax(l.snap_from) > pg_snapshot_xmax(pg_current_snapshot())) ORDER BY l.lane) FROM outbox_lane l)) AS sight,
+	       0::smallint AS lane, -1::bigint AS seq, ''::text AS key, '00000000-0000-0000-0000-000000000000'::uuid AS msg_id, ''::text AS subject,
+	       NULL::json AS headers, NULL::bytea AS payload, now() AS created_at, 0::bigint AS n
+	FROM (SELECT pg_current_wal_insert_lsn() AS lsn) i`
 
-// sight is the answer to look.
-type sight struct {
-	now      string // snapshot
-	inserted string // write-ahead log position that now is sure not to lie behind
-	durable  bool   // all that now can see is on disk
-	timeline string
-	stored   position
-	ahead    bool // the position is of a later time than the database
-}
+// ErrRestored needs a person: see docs/relay.md.
+var ErrRestored = errors.New("the outbox position lies ahead of the database's transactions, as in a dump that was restored into another cluster: run `relay rebase`")
 
-// errRestored needs a person: see docs/relay.md.
-var errRestored = errors.New("the outbox position lies ahead of the database's transactions: was it restored from a dump?")
-
-func (rd *reader) look(ctx context.Context) (sight, error) {
-	var s sight
-	err := rd.pool.QueryRow(ctx, look, lane).Scan(
-		&s.now, &s.inserted, &s.durable, &s.timeline, &s.stored.from, &s.stored.to, &s.stored.pos, &s.ahead)
-	if err != nil {
-		return sight{}, fmt.Errorf("take outbox snapshot: %w", err)
-	}
-	if s.ahead {
-		return sight{}, errRestored
-	}
-	return s, nil
-}
+// errLapsed says that we may not rely on our lease any more.
+var errLapsed = errors.New("the lease ran out before the page could be published: looking again")
 
 // next returns the next page that may be published; an empty one if there is
-// nothing.
+// nothing in any lane.
 func (rd *reader) next(ctx context.Context) (page, error) {
-	s, err := rd.look(ctx)
-	if err != nil {
-		return page{}, err
-	}
-	if !rd.haveSeen || !s.stored.equal(rd.stored) || s.timeline != rd.timeline {
-		// Our first look; or another relay has moved on; or another server was
-		// promoted, which may give out again the transaction ids that we saw on
-		// the one before.
-		rd.stored, rd.from, rd.timeline, rd.haveSeen = s.stored, s.stored.from, s.timeline, true
-		rd.parking = parking{may: true, rows: rd.parking.rows, blocked: rd.parking.blocked}
-	}
-	p := page{from: rd.from, to: s.now}
-	if s.stored.to != nil { // a window was begun: it keeps its bounds
-		p.to, p.pos = *s.stored.to, s.stored.pos
-	}
-	if p.from == p.to {
-		return p, nil // nothing happened in the whole cluster
-	}
-	if s.stored.to == nil {
-		err = rd.read(ctx, &p)
-	} else {
-		err = rd.readOn(ctx, &p)
-	}
-	if err != nil {
-		return page{}, err
-	}
-	if len(p.rows) == 0 {
-		return p, rd.skip(ctx, p, s)
-	}
-	if !s.durable {
-		if err := rd.awaitFlush(ctx, s.inserted); err != nil {
+	for {
+		var g group
+		fresh := false // read up to a new snapshot
+		switch groups := rd.groups(); {
+		case len(rd.todo) > 0:
+			g, rd.todo = rd.todo[0], rd.todo[1:]
+		case len(groups) == 1:
+			g, fresh = groups[0], true
+		default: // we know of no lane, or of several that stand apart: they are read up to one snapshot, and meet there
+			if err := rd.look(ctx); err != nil {
+				return page{}, err
+			}
+			if rd.until, rd.todo = rd.seen.Now, rd.groups(); len(rd.todo) == 0 {
+				return page{}, nil
+			}
+			continue
+		}
+		p, err := rd.read(ctx, g, fresh)
+		switch {
+		case errors.Is(err, errChanged):
+			rd.todo = nil
+		case err != nil:
 			return page{}, err
+		case len(p.rows) > 0:
+			if !rd.seen.Durable {
+				err = rd.awaitFlush(ctx, rd.seen.Inserted)
+			}
+			return p, err
+		default:
+			if err := rd.skip(ctx, p); err != nil || len(rd.todo) == 0 {
+				return page{}, err
+			}
 		}
 	}
-	return p, nil
+}
+
+// groups puts lanes together that stand at the same place.
+func (rd *reader) groups() (groups []group) {
+	for _, l := range rd.sorted() {
+		i := slices.IndexFunc(groups, func(g group) bool { return g.position == l.now })
+		if i < 0 {
+			groups = append(groups, group{position: l.now, lanes: []int16{l.id}})
+		} else {
+			groups[i].lanes = append(groups[i].lanes, l.id)
+		}
+	}
+	return groups
+}
+
+func (rd *reader) sorted() []*lane {
+	lanes := make([]*lane, 0, len(rd.lanes))
+	for _, l := range rd.lanes {
+		lanes = append(lanes, l)
+	}
+	slices.SortFunc(lanes, func(a, b *lane) int { return int(a.id - b.id) })
+	return lanes
+}
+
+// held are the lanes that we hold.
+func (rd *reader) held() []int16 {
+	ids := []int16{}
+	for _, l := range rd.sorted() {
+		ids = append(ids, l.id)
+	}
+	return ids
+}
+
+// untilFree is when the next lease of another relay runs out if it is not
+// renewed.
+func (rd *reader) untilFree() time.Duration {
+	d := pollSlow
+	for _, l := range rd.seen.Lanes {
+		if !l.Mine && l.Left != nil && *l.Left > 0 {
+			d = min(d, time.Duration(*l.Left*float64(time.Second))+time.Millisecond)
+		}
+	}
+	return d
+}
+
+// forget makes us look again at what we hold.
+func (rd *reader) forget() {
+	rd.lanes, rd.todo = nil, nil
+}
+
+// errChanged says that a lane is not as we thought: what was read is void.
+var errChanged = errors.New("a lane has changed")
+
+// look looks at the lanes, and reads a page of nothing.
+func (rd *reader) look(ctx context.Context) error {
+	const begin = "1:1:"
+	if _, err := rd.query(ctx, firstPage, []int16{}, 0, begin, begin, 0); !errors.Is(err, errChanged) {
+		return err
+	}
+	return nil
+}
+
+// query runs a statement that reads a page and looks. It returns [errChanged]
+// if a lane that we held is not as we left it.
+func (rd *reader) query(ctx context.Context, sql string, args ...any) ([]Row, error) {
+	asked := time.Now()
+	rows, err := rd.pool.Query(ctx, sql, append(args, rd.lease.owner, rd.lease.ttl.Seconds(), rd.limits.bytes)...)
+	if err != nil {
+		return nil, fmt.Errorf("read outbox: %w", err)
+	}
+	var found []Row
+	var s sight
+	var header []byte
+	var r Row
+	_, err = pgx.ForEachRow(rows, []any{&header, &r.Lane, &r.Seq, &r.Key, &r.MsgID, &r.Subject, &r.Headers, &r.Payload, &r.CreatedAt, &r.among}, func() error {
+		if header != nil {
+			return json.Unmarshal(header, &s)
+		}
+		found = append(found, r)
+		r.Headers, r.Payload = nil, nil
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read outbox: %w", err)
+	}
+	return found, rd.note(asked, s)
+}
+
+// note compares what was seen with what we knew.
+func (rd *reader) note(asked time.Time, s sight) error {
+	known, left, changed := rd.lanes, rd.lease.ttl, false
+	if s.Timeline != rd.timeline {
+		// Another server was promoted, which may give out again the transaction
+		// ids that we saw on the one before.
+		known, changed = nil, true
+	}
+	first := len(rd.lanes) == 0
+	rd.seen, rd.timeline, rd.lanes = s, s.Timeline, map[int16]*lane{}
+	for _, v := range s.Lanes {
+		switch old := known[v.Lane]; {
+		case !v.Mine:
+			changed = changed || old != nil
+			continue
+		case v.Ahead:
+			return ErrRestored
+		case old != nil && old.epoch == v.Epoch && old.stored == position{v.From, v.To, v.Pos}:
+			rd.lanes[v.Lane] = old
+		default: // our first look, or another relay has moved on
+			changed = true
+			p := position{v.From, v.To, v.Pos}
+			rd.lanes[v.Lane] = &lane{id: v.Lane, epoch: v.Epoch, stored: p, now: p}
+			rd.parking = parking{may: true, rows: rd.parking.rows, blocked: rd.parking.blocked}
+		}
+		if v.Left != nil && !slices.Contains(s.Renewed, v.Lane) {
+			left = min(left, time.Duration(*v.Left*float64(time.Second)))
+		}
+	}
+	if len(rd.lanes) == 0 {
+		rd.lease.lost()
+	} else {
+		rd.lease.granted(asked, left)
+	}
+	if !changed {
+		return nil
+	}
+	rd.long = nil
+	if first {
+		return nil
+	}
+	return errChanged
 }
 
 // skip ends a window without rows. It is remembered, not written: our own
-// write would change the next snapshot, and we would never be idle.
+// write would change the next snapshot, and we would never be idle. It is
+// written after many transactions, so that nobody has to look through them all
+// again, and if lanes stand apart, so that they meet.
 //
 // Only what is on disk is remembered. After a crash, Postgres gives out again
 // the transaction ids of which no trace was on disk, and rows of theirs would
 // seem to be older than the window. (A position that is written is safe: the
 // transaction that wrote it has a later id.)
-func (rd *reader) skip(ctx context.Context, p page, s sight) error {
-	if s.stored.to != nil {
-		return rd.settle(ctx, p, 0, nil) // the open window has ended
+func (rd *reader) skip(ctx context.Context, p page) error {
+	write := p.to != "" || !rd.seen.Durable && len(rd.groups()) > 1
+	for _, id := range p.lanes {
+		write = write || xmax(p.end)-xmax(rd.lanes[id].stored.from) > skipMost
 	}
-	if s.durable {
-		rd.from = p.to
+	if write {
+		p.last = true
+		return rd.settle(ctx, p, 0, nil)
+	}
+	if rd.seen.Durable {
+		for _, id := range p.lanes {
+			rd.lanes[id].now.from = p.end
+		}
 	}
 	return nil
+}
+
+// skipMost is how many transactions are passed over without a note.
+const skipMost = 10_000
+
+// xmax is the first transaction that had not begun when a snapshot was taken.
+func xmax(snapshot string) int64 {
+	_, rest, _ := strings.Cut(snapshot, ":")
+	id, _, _ := strings.Cut(rest, ":")
+	n, _ := strconv.ParseInt(id, 10, 64) // Postgres wrote it
+	return n
 }
 
 // awaitFlush is the durability guard: a commit with synchronous_commit off is
@@ -178,7 +355,7 @@ func (rd *reader) flush(ctx context.Context) error {
 	const q = `
 		WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', 'local', true))
 		UPDATE outbox_lane SET pos = pos FROM durability WHERE lane = $1`
-	if _, err := rd.pool.Exec(ctx, q, lane); err != nil {
+	if _, err := rd.pool.Exec(ctx, q, rd.held()[0]); err != nil {
 		return fmt.Errorf("flush write-ahead log: %w", err)
 	}
 	return nil
