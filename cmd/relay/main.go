@@ -29,6 +29,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // cli is the command line.
 type cli struct {
 	Run         runCmd                 `cmd:"" help:"Publish the outbox until told to stop."`
+	Drain       drainCmd               `cmd:"" help:"Publish the rows of a table of another make until told to stop; a file says what its columns mean."`
 	Install     installCmd             `cmd:"" help:"Make the tables of the outbox in a database, if they are not there."`
 	Status      statusCmd              `cmd:"" help:"Show what waits, what is kept, and where the relay is."`
 	Rewind      rewindCmd              `cmd:"" help:"Have published again what was published since then and is still kept."`
@@ -37,17 +38,22 @@ type cli struct {
 	Version     program.VersionCommand `cmd:"" help:"Print the version."`
 }
 
-// runCmd is the configuration of `relay run`. Of the prefix it needs no more
-// than the subject on which writers may wake it.
-type runCmd struct {
+// sidecarFlags are common to the commands that publish. Of the prefix they need
+// no more than the subject on which writers may wake them.
+type sidecarFlags struct {
 	program.DatabaseFlags
 	program.NATSFlag
 	program.PrefixFlag
 	program.PublishFlag
 	AdminAddr    string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_RELAY_ADMIN_ADDR" default:"127.0.0.1:9091"`
-	Retain       time.Duration `help:"How long messages are kept after they were published, at least." env:"SKALD_RELAY_RETAIN" default:"30m"`
-	Lease        time.Duration `help:"How long its lanes stay with a relay that has died." env:"SKALD_RELAY_LEASE" default:"6s"`
 	DrainTimeout time.Duration `help:"How long the page at hand may take once the relay is told to stop." env:"SKALD_DRAIN_TIMEOUT" default:"20s"`
 	LogFormat    string        `help:"json or text." env:"SKALD_LOG_FORMAT" enum:"json,text" default:"json"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." env:"SKALD_LOG_LEVEL" default:"info"`
+}
+
+// runCmd is the configuration of `relay run`.
+type runCmd struct {
+	sidecarFlags
+	Retain time.Duration `help:"How long messages are kept after they were published, at least." env:"SKALD_RELAY_RETAIN" default:"30m"`
+	Lease  time.Duration `help:"How long its lanes stay with a relay that has died." env:"SKALD_RELAY_LEASE" default:"6s"`
 }

@@ -55,7 +55,8 @@ func withOutbox(ctx context.Context, d program.DatabaseFlags, do func(*pgxpool.P
 // installCmd is `relay install`.
 type installCmd struct {
 	program.DatabaseFlags
-	Lanes int `help:"Into how many lanes keys are spread: no more relays can be at work at a time. 0: 4, or as many as there are. Of an outbox that is there already only if all was published." default:"0"`
+	Lanes int  `help:"Into how many lanes keys are spread: no more relays can be at work at a time. 0: 4, or as many as there are. Of an outbox that is there already only if all was published." default:"0"`
+	Drain bool `help:"Make only the table that relay drain needs, for an outbox of another make."`
 }
 
 // newLanes are the lanes of a new outbox.
@@ -71,6 +72,9 @@ func (c *installCmd) Run(ctx context.Context, out program.Streams) error {
 		return err
 	}
 	defer pool.Close()
+	if c.Drain {
+		return installDrain(ctx, pool, out)
+	}
 	answer := "the outbox was there already"
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		// One at a time; the lock ends with the transaction.

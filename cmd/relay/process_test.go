@@ -37,7 +37,12 @@ type process struct {
 // start starts `relay run`, without anything of the test's own environment.
 func start(t testing.TB, databaseURL, natsURL string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command(testkit.Build(t, "cmd/relay"), append([]string{"run", "--admin-addr", "127.0.0.1:0"}, args...)...)
+	return startCommand(t, databaseURL, natsURL, append([]string{"run"}, args...)...)
+}
+
+func startCommand(t testing.TB, databaseURL, natsURL string, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(testkit.Build(t, "cmd/relay"), append(args[:len(args):len(args)], "--admin-addr", "127.0.0.1:0")...)
 	cmd.Env = []string{"DATABASE_URL=" + databaseURL, "NATS_URL=" + natsURL, "HOME=" + os.TempDir()}
 	p := &process{cmd: cmd, stderr: &output{}, exited: make(chan struct{})}
 	cmd.Stderr = p.stderr

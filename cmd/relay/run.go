@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/skald-saga/skald/internal/bus"
 	"github.com/skald-saga/skald/internal/outbox"
@@ -20,14 +21,47 @@ import (
 
 // Run publishes until ctx is cancelled, then finishes the page at hand.
 func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
-	if c.DrainTimeout < 0 {
-		return program.Usagef("--drain-timeout: must not be negative")
-	}
 	if c.Retain < time.Second {
 		return program.Usagef("--retain: must be at least 1s")
 	}
 	if c.Lease < time.Second || c.Lease > time.Hour {
 		return program.Usagef("--lease: must be from 1s to 1h")
+	}
+	return c.serve(ctx, out, job{
+		check: outbox.Check,
+		usage: outbox.ErrNoOutbox,
+		publish: func(ctx context.Context, t tools) error {
+			t.log.Info("publishing the outbox")
+			relay := &outbox.Relay{
+				Pool: t.pool, Publisher: t.publisher, Log: t.log, Wake: t.wake, Freed: t.freed, Metrics: outbox.NewMetrics(t.registry),
+				Retain: c.Retain, Lease: c.Lease,
+			}
+			return relay.Run(ctx)
+		},
+	})
+}
+
+// job is what a sidecar is for.
+type job struct {
+	check   func(context.Context, *pgxpool.Pool) error // asked at the start and by readiness probes
+	usage   error                                      // of check's errors, those that waiting does not mend
+	publish func(context.Context, tools) error
+}
+
+// tools are what a job works with.
+type tools struct {
+	pool      *pgxpool.Pool
+	publisher *bus.Publisher
+	wake      <-chan struct{}
+	freed     func() // tells other relays that there is work to take
+	registry  *prometheus.Registry
+	log       *slog.Logger
+}
+
+// serve does a job until ctx is cancelled.
+func (c *sidecarFlags) serve(ctx context.Context, out program.Streams, j job) error {
+	if c.DrainTimeout < 0 {
+		return program.Usagef("--drain-timeout: must not be negative")
 	}
 	if err := program.CheckNATSURL(c.NATSURL); err != nil {
 		return err
@@ -61,8 +95,7 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 		return program.Usagef("--nats-url: %w", err)
 	}
 	s := &sidecar{
-		pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix,
-		publish: bus.Method(c.Publish), retain: c.Retain, lease: c.Lease, admin: admin,
+		pool: pool, nc: nc, closed: closed, log: log, prefix: c.Prefix, publish: bus.Method(c.Publish), job: j, admin: admin,
 	}
 	return s.run(ctx, c.DrainTimeout)
 }
@@ -79,8 +112,7 @@ type sidecar struct {
 	log     *slog.Logger
 	prefix  string
 	publish bus.Method
-	retain  time.Duration
-	lease   time.Duration
+	job     job
 	admin   net.Listener // may be nil
 }
 
@@ -89,7 +121,7 @@ type sidecar struct {
 func (s *sidecar) run(ctx context.Context, drain time.Duration) error {
 	registry := telemetry.NewRegistry()
 	health := telemetry.NewHealth(s.log, map[string]telemetry.Check{
-		"database": func(ctx context.Context) error { return outbox.Check(ctx, s.pool) },
+		"database": func(ctx context.Context) error { return s.job.check(ctx, s.pool) },
 		"nats":     s.natsReady,
 	})
 	var admin *http.Server
@@ -102,7 +134,7 @@ func (s *sidecar) run(ctx context.Context, drain time.Duration) error {
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	worked := make(chan error, 1)
-	go func() { worked <- s.work(work, outbox.NewMetrics(registry)) }()
+	go func() { worked <- s.work(work, registry) }()
 
 	var err error
 	finished := false
@@ -143,9 +175,9 @@ func (s *sidecar) await(worked <-chan error, limit time.Duration) error {
 	}
 }
 
-// work publishes once there is an outbox to publish.
-func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
-	if err := s.awaitOutbox(ctx); err != nil || ctx.Err() != nil {
+// work publishes once there is something to publish from.
+func (s *sidecar) work(ctx context.Context, registry *prometheus.Registry) error {
+	if err := s.awaitTable(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	publisher, err := bus.NewPublisher(s.nc)
@@ -157,22 +189,18 @@ func (s *sidecar) work(ctx context.Context, metrics *outbox.Metrics) error {
 	if err := waker.Listen(wake); err != nil {
 		return err
 	}
-	s.log.Info("publishing the outbox")
-	relay := &outbox.Relay{
-		Pool: s.pool, Publisher: publisher, Log: s.log, Wake: wake, Freed: waker.Now, Metrics: metrics, Retain: s.retain, Lease: s.lease,
-	}
-	return relay.Run(ctx)
+	return s.job.publish(ctx, tools{pool: s.pool, publisher: publisher, wake: wake, freed: waker.Now, registry: registry, log: s.log})
 }
 
-// awaitOutbox waits until the database answers, and refuses one that has no
-// outbox.
-func (s *sidecar) awaitOutbox(ctx context.Context) error {
+// awaitTable waits until the database answers, and refuses one that does not
+// have what is to be published.
+func (s *sidecar) awaitTable(ctx context.Context) error {
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		err := outbox.Check(ctx, s.pool)
+		err := s.job.check(ctx, s.pool)
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, outbox.ErrNoOutbox):
+		case errors.Is(err, s.job.usage):
 			return program.UsageError{Err: err}
 		}
 		if ctx.Err() != nil {

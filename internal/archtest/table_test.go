@@ -43,6 +43,8 @@ var table = map[string]may{
 	"internal/wire": {others: []string{uuid}},
 	// The outbox is a product of its own and knows neither sagas nor NATS.
 	"internal/outbox": {others: []string{pgx, uuid, prometheus}},
+	// An outbox of another make: the same publisher, and a mapping in YAML.
+	"internal/drain": {ours: []string{"internal/outbox"}, others: []string{pgx, uuid, prometheus, yaml}},
 	// The bus implements the outbox's Publisher, and knows no saga.
 	"internal/bus":         {ours: []string{"internal/outbox", "internal/wire"}, others: []string{natsGo}},
 	"internal/coordinator": {ours: []string{"internal/outbox", "internal/saga", "internal/wire"}, others: []string{errgroup, pgx, prometheus, uuid}},
@@ -93,8 +95,8 @@ var table = map[string]may{
 	// The sidecar is the outbox and the bus, so that it can run beside any
 	// service; see also neverReached. It installs the outbox's own migrations.
 	"cmd/relay": {
-		ours:   []string{"internal/bus", "internal/outbox", "internal/program", "internal/telemetry", "migrations"},
-		others: []string{natsGo, pgx},
+		ours:   []string{"internal/bus", "internal/drain", "internal/outbox", "internal/program", "internal/telemetry", "migrations"},
+		others: []string{natsGo, pgx, prometheus},
 	},
 }
 
