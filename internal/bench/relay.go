@@ -54,6 +54,7 @@ type RelaySettings struct {
 	Rows              int    `json:"rows_per_turn"`
 	PayloadBytes      int    `json:"payload_bytes"`
 	Batch             int    `json:"limit_batch"`
+	LimitPublishes    string `json:"limit_publishes"` // a batch as what
 	Rounds            int    `json:"rounds"`
 }
 
@@ -116,6 +117,7 @@ type relayRun struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
 	boxes  []*box
+	limit  func(context.Context, []*nats.Msg) error // publishes a batch
 }
 
 // RunRelay measures the relay alone: no sagas, only a database with an outbox,

@@ -42,6 +42,9 @@ func (r *relayRun) backlog(b *box, relays int) func(context.Context) (drained, e
 
 func (r *relayRun) throughput(ctx context.Context, b *box) error {
 	r.p.headf("Throughput: a backlog of %d messages; and a loop that only publishes as many, in batches of %d, in turns", r.cfg.Rows, benchBatch)
+	if err := r.chooseLimit(ctx); err != nil {
+		return err
+	}
 	relay, limit, rounds, err := r.inTurns(ctx, "the relay", "the loop", r.backlog(b, 1),
 		func(ctx context.Context) (drained, error) { return r.publish(ctx, r.cfg.Rows) })
 	if err != nil {
