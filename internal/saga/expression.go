@@ -13,9 +13,13 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 )
 
-// maxCost bounds one evaluation, in CEL's own cost units: an expression cannot
-// hang the engine.
+// maxCost bounds one evaluation, in CEL's own cost units (see also [costs]): an
+// expression cannot hang the engine, whatever it is given.
 const maxCost = 100_000
+
+// maxPayload bounds what an expression makes, in bytes: a list of ten thousand
+// references to the input costs little, and says the input ten thousand times.
+const maxPayload = 1 << 20
 
 // expression is a compiled CEL expression (https://cel.dev) over `input` and
 // `steps`, the results of the steps before this one by name.
@@ -49,7 +53,7 @@ func compile(text string, condition bool) (*expression, error) {
 	if t := ast.OutputType(); condition && !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("must be true or false, is %s", t)
 	}
-	program, err := environment.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	program, err := environment.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +156,9 @@ func (sc *scope) eval(e *expression, visible []int) (ref.Val, error) {
 
 // appendJSON encodes a CEL value, map keys sorted.
 func appendJSON(b []byte, v ref.Val) ([]byte, error) {
+	if len(b) > maxPayload {
+		return nil, fmt.Errorf("is larger than %d bytes", maxPayload)
+	}
 	switch v := v.(type) {
 	case traits.Mapper:
 		return appendMap(b, v)

@@ -124,3 +124,17 @@ func TestAPayloadIsByDefaultAllThatIsKnown(t *testing.T) {
 		t.Errorf("c is sent %s", got)
 	}
 }
+
+// What is cheap to evaluate may be long to write.
+func TestAPayloadIsBounded(t *testing.T) {
+	t.Parallel()
+	l := begin(t, `
+name: d
+steps:
+  - {name: a, participant: p, action: do-a, compensation: undo-a, payload: "input.list.map(x, input)"}`,
+		`{"list": [0`+strings.Repeat(", 1", 3000)+`]}`)
+	l.want("compensated: a=failed")
+	if got := l.step("a").Error; got.Code != "expression" || !strings.HasSuffix(got.Message, "is larger than 1048576 bytes") {
+		t.Errorf("the step failed with %+v", got)
+	}
+}
