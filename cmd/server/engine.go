@@ -41,6 +41,7 @@ type engine struct {
 	ready       func()                      // called when sagas can be started; may be nil
 
 	started atomic.Bool // everything is there
+	js      jetstream.JetStream
 	waker   *bus.Waker
 }
 
@@ -102,6 +103,7 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
+	e.js = js
 	publisher, err := bus.NewPublisher(e.nc)
 	if err != nil {
 		return err
@@ -152,6 +154,16 @@ func (e *engine) topology(participants []string) bus.Topology {
 	return bus.Topology{Prefix: e.flags.Prefix, Participants: participants, Replicas: e.flags.JetStreamReplicas}
 }
 
+// lag says how far participants are behind.
+func (e *engine) lag(ctx context.Context, participants []string) (map[string]http.Lag, error) {
+	found, err := bus.Lags(ctx, e.js, e.flags.Prefix, participants)
+	lags := make(map[string]http.Lag, len(found))
+	for name, lag := range found {
+		lags[name] = http.Lag(lag)
+	}
+	return lags, err
+}
+
 // handle gives replies to the coordinator.
 func handle(c *coordinator.Coordinator) func(context.Context, []bus.Delivery) error {
 	return func(ctx context.Context, in []bus.Delivery) error {
@@ -175,7 +187,7 @@ func (e *engine) serve(ctx, work context.Context, c *coordinator.Coordinator) er
 	stopping := make(chan struct{})
 	cfg := http.Config{
 		Sagas: c, Log: e.log, Health: health, Registerer: e.registry, Version: program.Version(),
-		Started: e.started.Load, Stopping: stopping,
+		Started: e.started.Load, Stopping: stopping, Lag: e.lag,
 	}
 	if e.dev {
 		cfg.Admin = telemetry.Admin(health, e.registry)

@@ -35,7 +35,7 @@ type SagaPoint struct {
 	Status  saga.Status
 }
 
-// What operators act on.
+// TargetSaga is what operators act on most of the time; see also [TargetParticipant].
 const TargetSaga = "saga"
 
 // What became of a request.

@@ -80,6 +80,8 @@ type transaction struct {
 	now  time.Time
 	rows map[uuid.UUID]*row
 	dead []deadLetter
+
+	pauses *pauses // as they were known when it began
 }
 
 // lockFunc reads and locks the sagas of a transaction.
@@ -134,12 +136,15 @@ func gaveUp(err error) bool {
 }
 
 func (c *Coordinator) changeOnce(ctx context.Context, find func(*transaction) error, decide func(tx *transaction) error) (_ []*row, err error) {
+	if err := c.knowPauses(ctx); err != nil {
+		return nil, err
+	}
 	s, err := c.db.session(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { s.close(ctx, err != nil) }()
-	tx := &transaction{c: c, s: s, now: c.now(), rows: map[uuid.UUID]*row{}}
+	tx := &transaction{c: c, s: s, now: c.now(), rows: map[uuid.UUID]*row{}, pauses: c.pauses.Load()}
 	if err := find(tx); err != nil {
 		return nil, err
 	}
@@ -223,15 +228,15 @@ func (tx *transaction) apply(r *row, ev saga.Event) (saga.Decision, error) {
 	if r.broken != nil {
 		return saga.Decision{}, r.broken
 	}
-	d, err := saga.Advance(r.def.Definition, r.state, ev, tx.now)
+	d, err := saga.Advance(r.def.Definition, r.state, ev, tx.now, tx.pauses.held(r.def.Definition)...)
 	if err != nil || d.Ignored != "" || d.Illegal != "" {
 		return d, err
 	}
-	return d, r.take(tx.c, d, tx.now)
+	return d, r.take(tx.c, d, tx.pauses, tx.now)
 }
 
 // take notes a decision in the row that will be stored.
-func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
+func (r *row) take(c *Coordinator, d saga.Decision, p *pauses, now time.Time) error {
 	entries, err := json.Marshal(d.History)
 	if err != nil {
 		return fmt.Errorf("encode history of saga %s: %w", r.id, err)
@@ -250,6 +255,9 @@ func (r *row) take(c *Coordinator, d saga.Decision, now time.Time) error {
 		r.commands = append(r.commands, m)
 	}
 	for _, e := range d.History {
+		if e.Type == saga.StepHold {
+			r.holdStep(p, e.Step-1)
+		}
 		if !r.def.Events.Has(e.Type) {
 			continue
 		}
@@ -270,6 +278,9 @@ func (r *row) schedule(now time.Time) {
 		r.wakeAt = time.Time{}
 	}
 	want := r.state.WakeAt()
+	if look := now.Add(holdLook); r.state.Held() && !r.state.Paused() && (want.IsZero() || look.Before(want)) {
+		want = look // the end of a pause will wake it earlier; this is for when that is missed
+	}
 	if r.held = r.held && !want.After(now); r.held {
 		want = now.Add(min(max(now.Sub(want)/2, holdLeast), holdMost))
 	}

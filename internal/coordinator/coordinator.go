@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,6 +53,7 @@ type Coordinator struct {
 	starts      chan *startJob
 	reads       chan struct{} // one for each read under way; see reading
 	watch       watchers
+	pauses      atomic.Pointer[pauses]
 	memory      memory
 	admission   admission
 	timerPoke   chan time.Time
@@ -99,6 +101,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return c.runStarts(ctx) })
 	g.Go(func() error { return c.runTimers(ctx) })
 	g.Go(func() error { return c.runWatch(ctx) })
+	g.Go(func() error { return c.runPauses(ctx) })
 	g.Go(func() error { return c.runAdmission(ctx) })
 	return g.Wait()
 }

@@ -114,6 +114,9 @@ func (c *Coordinator) prepare(ctx context.Context, req StartRequest) (*startJob,
 	if late := c.Now().Sub(req.StartAt); !req.StartAt.IsZero() && (late > StartLate || late < -StartAhead) {
 		return nil, ErrStartTime
 	}
+	if err := c.knowPauses(ctx); err != nil {
+		return nil, err
+	}
 	return c.newStart(def, req)
 }
 
@@ -142,7 +145,8 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 		return nil, err
 	}
 	now := c.now()
-	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again}
+	held := c.pauses.Load()
+	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again, Held: held.held(def.Definition)}
 	d, err := saga.StartWith(def.Definition, id.String(), req.Input, opening, now)
 	if err != nil {
 		return nil, err
@@ -153,7 +157,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 		entry.restartedAs(id)
 		r.beside = append(r.beside, &entry)
 	}
-	if err := r.take(c, d, now); err != nil {
+	if err := r.take(c, d, held, now); err != nil {
 		return nil, err
 	}
 	if r.state.WaitsFor() == "" {

@@ -148,7 +148,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 		st := s.Steps[i]
 		v.Steps[i] = Step{
 			Name: step.Name, Participant: step.Participant, Kind: string(step.Kind),
-			Status: st.Status, Result: st.Result, Error: st.Error,
+			Status: st.Shown(), Result: st.Result, Error: st.Error,
 		}
 		if st.Status == saga.StepStuck {
 			v.Steps[i].StuckPhase, v.Steps[i].Resolutions = st.Phase, resolutions(def, s, i)

@@ -204,7 +204,7 @@ func TestOperatorsHaveTheLastWord(t *testing.T) {
 		use  func(d *desk)
 	}{
 		{"retry", (*desk).retries}, {"resolve", (*desk).resolves}, {"pause and resume", (*desk).pauses},
-		{"abandon", (*desk).abandons}, {"restart", (*desk).restarts},
+		{"abandon", (*desk).abandons}, {"restart", (*desk).restarts}, {"pause of a participant", (*desk).pausesAll},
 	} {
 		t.Log(verb.name)
 		verb.use(d)
@@ -282,4 +282,24 @@ func (d *desk) restarts() {
 	if v := d.call("GET", "/v1/sagas/"+id, ""); v.Links.RestartedAs != "/v1/sagas/"+again {
 		d.t.Errorf("the old saga links to %q", v.Links.RestartedAs)
 	}
+}
+
+// pausesAll pauses the participant of all sagas, and their definition.
+func (d *desk) pausesAll() {
+	id := d.start()
+	first := d.command(id, "do-a")
+	for _, target := range []string{"participants/desk", "definitions/trip"} {
+		d.call("POST", "/v1/"+target+"/pause", `{"reason": "the desk moves"}`)
+	}
+	d.say(first, wire.Succeeded, `{}`)
+	held := d.start()
+	d.await(id, "the next step is held", func(v tripView) bool { return v.Steps[0].Status == "succeeded" && v.Steps[1].Status == "held" })
+	d.await(held, "a new saga waits", func(v tripView) bool { return v.Status == "running" && v.Steps[0].Status == "held" })
+	d.call("POST", "/v1/participants/desk/resume", `{}`)
+	d.await(held, "the definition is still paused", func(v tripView) bool { return v.Steps[0].Status == "held" })
+	d.call("POST", "/v1/definitions/trip/resume", `{}`)
+	d.say(d.command(id, "do-v"), wire.Succeeded, `{}`)
+	d.say(d.command(id, "do-r"), wire.Succeeded, `{}`)
+	d.awaitStatus(id, "completed")
+	d.command(held, "do-a")
 }

@@ -31,6 +31,7 @@ type Config struct {
 	Health     *telemetry.Health
 	Registerer prometheus.Registerer // of the request metrics; nil: none
 	Admin      stdhttp.Handler       // serves /metrics and /debug/pprof/ here too; nil: they are not here
+	Lag        LagFunc               // how far participants are behind; nil: nobody knows
 	Version    string                // of the program
 	Started    func() bool           // whether sagas can be worked with; nil: yes. Until then the database is unavailable
 	Stopping   <-chan struct{}       // closed when the server begins to drain: clients that wait get their answer then

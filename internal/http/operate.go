@@ -23,15 +23,22 @@ func (s *server) operate(ctx context.Context, id uuid.UUID, path string, ifMatch
 	if err != nil {
 		return resource{}, coordinator.Saga{}, err
 	}
-	op := coordinator.Operation{Actor: anonymous, IfVersion: version}
-	if reason != nil {
-		op.Reason = *reason
-	}
+	op := asked(reason)
+	op.IfVersion = version
 	saga, err := do(ctx, op)
 	if err != nil {
 		return resource{}, coordinator.Saga{}, err
 	}
 	return resource{status: stdhttp.StatusAccepted, version: saga.Version, location: path + "/" + id.String()}, saga, nil
+}
+
+// asked is an operator's request that is about no version.
+func asked(reason *string) coordinator.Operation {
+	op := coordinator.Operation{Actor: anonymous}
+	if reason != nil {
+		op.Reason = *reason
+	}
+	return op
 }
 
 // operateSaga is a verb whose answer is the saga.

@@ -274,6 +274,9 @@ func badVerbs(id string) []badInput {
 		{name: "a result of a compensation", path: resolve, body: `{"phase": "compensation", "outcome": "succeeded", "result": null, "reason": "r"}`, status: 422, code: api.ProblemCodeInputInvalid, pointers: []string{"#/result"}},
 		{name: "a step that has no name", path: saga + "/steps/A!/resolve", body: `{"phase": "action", "outcome": "skipped", "reason": "r"}`, status: 400, code: bad, pointers: []string{"path:step"}},
 	}
+	for _, path := range []string{"/v1/participants/payment/pause", "/v1/participants/payment/resume", "/v1/definitions/order/pause", "/v1/definitions/order/resume"} {
+		all = append(all, badInput{name: "an unknown member at " + path, path: path, body: `{"name": "x"}`, status: 400, code: bad, pointers: []string{"#/name"}})
+	}
 	for i := range all {
 		all[i].method = "POST"
 	}

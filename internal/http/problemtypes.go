@@ -50,6 +50,10 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The saga has passed its point of no return",
 		description: "Its pivot has succeeded, so it can only go forward. Nothing was changed; allowed lists what is possible now.",
 	},
+	api.ProblemCodePivotStuck: {
+		status: stdhttp.StatusConflict, title: "Nobody knows whether the saga has passed its point of no return",
+		description: "Its pivot is stuck, so cancelling would change nothing. Find out whether it happened: resolve it as failed to undo the saga, as succeeded to go on, or try it again. Nothing was changed; allowed lists what is possible now.",
+	},
 	api.ProblemCodeNothingToRetry: {
 		status: stdhttp.StatusConflict, title: "Nothing can be tried again now",
 		description: "Only what waits for its next attempt, or is stuck, can be tried at once. What is in flight may still be answered; its timeout, not an operator, sends it again. Nothing was changed; allowed lists what is possible now.",

@@ -15,7 +15,7 @@ import (
 
 func (s *server) GetIndex(context.Context, api.GetIndexRequestObject) (api.GetIndexResponseObject, error) {
 	return api.GetIndex200JSONResponse{Body: api.Index{Name: "Skald", Version: s.Version, Links: map[string]string{
-		"orders": ordersPath, "sagas": sagasPath, "audit_log": auditPath, "openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "problems": "/problems",
+		"orders": ordersPath, "sagas": sagasPath, "audit_log": auditPath, "participants": participantsPath, "openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "problems": "/problems",
 		"alive": "/livez", "ready": "/readyz", "version": "/version",
 	}}}, nil
 }

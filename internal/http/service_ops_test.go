@@ -39,6 +39,12 @@ var moments = map[string]func(*service, uuid.UUID){
 	"resolveSagaStep": func(s *service, id uuid.UUID) { s.stick(id) },
 }
 
+// aftermaths undo what would stand in the way of the next operations.
+var aftermaths = map[string]string{
+	"pauseParticipant": "/v1/participants/payment/resume",
+	"pauseDefinition":  "/v1/definitions/order/resume",
+}
+
 // Every operation of openapi.yaml is served, and takes its own example.
 func TestEveryOperationIsServed(t *testing.T) {
 	t.Parallel()
@@ -49,7 +55,7 @@ func TestEveryOperationIsServed(t *testing.T) {
 			if prepare := moments[op.OperationID]; prepare != nil {
 				prepare(s, id)
 			}
-			target := strings.NewReplacer("{id}", id.String(), "{code}", "internal", "{step}", "update-inventory").Replace(path)
+			target := strings.NewReplacer("{id}", id.String(), "{code}", "internal", "{step}", "update-inventory", "participants/{name}", "participants/payment", "{name}", "order").Replace(path)
 			body := ""
 			if op.RequestBody != nil {
 				b, err := json.Marshal(op.RequestBody.Value.Content["application/json"].Example)
@@ -60,6 +66,9 @@ func TestEveryOperationIsServed(t *testing.T) {
 			}
 			if a := s.do(method, target, body); a.status/100 != 2 {
 				t.Errorf("%s (%s %s) gives %d: %s", op.OperationID, method, target, a.status, a.body)
+			}
+			if path := aftermaths[op.OperationID]; path != "" {
+				s.do("POST", path, `{}`)
 			}
 		}
 	}

@@ -54,6 +54,7 @@ type options struct {
 	idle        bool // the coordinator does not run
 	undefined   bool // no definition is registered
 	checks      map[string]telemetry.Check
+	lag         http.LagFunc
 }
 
 func newService(t *testing.T, opts ...option) *service {
@@ -79,7 +80,7 @@ func newService(t *testing.T, opts ...option) *service {
 	s.stopping = sync.OnceFunc(func() { close(stopping) })
 	handler, err := http.New(http.Config{
 		Sagas: s.sagas, Log: slog.New(slog.NewJSONHandler(s.log, nil)), Health: s.health, Registerer: s.registry,
-		Admin: telemetry.Admin(s.health, s.registry), Version: "1.2.3-test", Stopping: stopping,
+		Admin: telemetry.Admin(s.health, s.registry), Version: "1.2.3-test", Stopping: stopping, Lag: o.lag,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ func Start(def *Definition, id string, input json.RawMessage, now time.Time) (De
 type Opening struct {
 	StartAt time.Time // before this its first steps do not begin; zero: at once
 	Again   Origin    // the saga that it takes up again; zero: none
+	Held    []string  // participants that get no commands now, see [Advance]
 }
 
 // Origin is the saga that a new one takes up again, and who asked for that. It
@@ -25,7 +26,7 @@ type Origin struct{ Saga, Reason, Actor string }
 
 // StartWith is [Start] with more to say.
 func StartWith(def *Definition, id string, input json.RawMessage, o Opening, now time.Time) (Decision, error) {
-	m := machine{def: def, now: now, state: State{ID: id, Input: input}}
+	m := machine{def: def, now: now, state: State{ID: id, Input: input}, held: o.Held}
 	started := Entry{Type: Started, RestartOf: o.Again.Saga, Reason: o.Again.Reason, Actor: o.Again.Actor}
 	due := now
 	if o.StartAt.After(now) {
@@ -42,11 +43,15 @@ func StartWith(def *Definition, id string, input json.RawMessage, o Opening, now
 // Advance applies one event. Late, repeated and reordered events are ordinary
 // with at-least-once delivery: they are ignored with a reason, never an error.
 // An error means that the state does not fit the definition. s is not changed.
-func Advance(def *Definition, s State, ev Event, now time.Time) (Decision, error) {
+//
+// To participants that are held no command is issued: what they should get is
+// withheld, and goes with the first event after they are not held any more. No
+// time runs for what they have already.
+func Advance(def *Definition, s State, ev Event, now time.Time, held ...string) (Decision, error) {
 	if len(s.Steps) != len(def.Steps) {
 		return Decision{}, fmt.Errorf("saga %s has %d steps, its definition %s has %d", s.ID, len(s.Steps), def.Name, len(def.Steps))
 	}
-	m := machine{def: def, now: now, state: s}
+	m := machine{def: def, now: now, state: s, held: held}
 	m.state.Steps = slices.Clone(s.Steps)
 	var ignored, illegal string
 	switch ev := ev.(type) {
@@ -73,6 +78,9 @@ func Advance(def *Definition, s State, ev Event, now time.Time) (Decision, error
 		return Decision{Next: s, Ignored: ignored, Illegal: illegal}, nil
 	}
 	m.progress()
+	if len(m.history) == 0 {
+		return Decision{Next: s, Ignored: "nothing is due"}, nil
+	}
 	return Decision{Next: m.state, History: m.history, Commands: m.commands}, nil
 }
 
@@ -81,6 +89,7 @@ type machine struct {
 	def      *Definition
 	now      time.Time
 	state    State
+	held     []string // participants
 	history  []Entry
 	commands []Command
 	scope    *scope // what expressions see; made when the first one asks

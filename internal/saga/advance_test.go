@@ -123,8 +123,8 @@ func TestCancelAtEveryMoment(t *testing.T) {
 			after: "running: a=succeeded v=running r=pending", again: "cancellation has been requested already",
 		},
 		"the pivot is stuck": {
-			at:    func(l *life) { l.act("a", saga.Succeeded); l.exhaust("v") },
-			after: "stuck: a=succeeded v=stuck r=pending", again: "cancellation has been requested already",
+			at:      func(l *life) { l.act("a", saga.Succeeded); l.exhaust("v") },
+			illegal: saga.IllegalPivotStuck, after: "stuck: a=succeeded v=stuck r=pending",
 		},
 		"the pivot has failed": {
 			at:      func(l *life) { l.act("a", saga.Succeeded); l.act("v", saga.Failed) },

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,7 @@ type life struct {
 	read    []saga.Entry // the history as it comes out of the database
 	sent    []saga.Command
 	latest  []saga.Command // of the latest decision
+	held    []string       // participants that get no commands
 }
 
 func begin(t rapid.TB, text, input string) *life {
@@ -89,7 +91,7 @@ func beginAs(t rapid.TB, def *saga.Definition, id, input string) *life {
 func (l *life) give(ev saga.Event) saga.Decision {
 	l.t.Helper()
 	before := clone(l.t, l.state)
-	d, err := saga.Advance(l.def, l.state, ev, l.now)
+	d, err := saga.Advance(l.def, l.state, ev, l.now, l.held...)
 	if err != nil {
 		l.t.Fatalf("%+v: %v", ev, err)
 	}
@@ -115,6 +117,11 @@ func (l *life) give(ev saga.Event) saga.Decision {
 
 func (l *life) take(d saga.Decision) {
 	l.t.Helper()
+	for _, c := range d.Commands {
+		if slices.Contains(l.held, c.Participant) {
+			l.t.Fatalf("%s is held and gets %s", c.Participant, c.Operation)
+		}
+	}
 	l.history = append(l.history, d.History...)
 	l.read = append(l.read, storedEntries(l.t, d.History, l.now)...)
 	l.sent, l.latest = append(l.sent, d.Commands...), d.Commands
@@ -169,7 +176,7 @@ func storedEntries(t rapid.TB, entries []saga.Entry, at time.Time) []saga.Entry 
 func (l *life) checkWake() {
 	l.t.Helper()
 	open := l.state.Status == saga.Running || l.state.Status == saga.Compensating
-	if open && !l.state.Paused() && l.state.WakeAt().IsZero() {
+	if open && !l.state.Paused() && !l.state.Held() && l.state.WakeAt().IsZero() {
 		l.t.Fatalf("the saga is %s and nothing will ever wake it: %+v", l.state.Status, l.state)
 	}
 	if l.state.Status.Ended() && !l.state.WakeAt().IsZero() {
@@ -257,7 +264,7 @@ func (l *life) want(picture string) {
 func (l *life) picture() string {
 	words := []string{string(l.state.Status) + ":"}
 	for i, s := range l.def.Steps {
-		words = append(words, s.Name+"="+string(l.state.Steps[i].Status))
+		words = append(words, s.Name+"="+string(l.state.Steps[i].Shown()))
 	}
 	return strings.Join(words, " ")
 }

@@ -15,6 +15,7 @@ const (
 	Started          EntryType = "started"
 	BecameDue        EntryType = "due" // its start time has come
 	CommandIssued    EntryType = "command-issued"
+	StepHold         EntryType = "step-held" // its participant is held: a command was withheld or, of one in flight, no time runs
 	StepSkip         EntryType = "step-skipped"
 	StepSuccess      EntryType = "step-succeeded"
 	RetryScheduled   EntryType = "retry-scheduled"
@@ -89,6 +90,9 @@ func (s *State) apply(e Entry, steps int) {
 		s.StartAt = time.Time{}
 	case TurnedBack:
 		s.Status, s.Cause, s.StartAt, s.DeadlineAt = Compensating, e.Error, time.Time{}, time.Time{}
+		for i := range s.Steps {
+			s.Steps[i].Held = s.Steps[i].Held && s.Steps[i].Status != StepPending // it will not be sent
+		}
 	case CancelAsked:
 		s.CancelRequested = true
 	case DeadlinePassed:
@@ -119,6 +123,9 @@ func (s *State) apply(e Entry, steps int) {
 
 func (s *State) end(status Status) {
 	s.Status, s.StartAt, s.DeadlineAt, s.PausedAt = status, time.Time{}, time.Time{}, time.Time{}
+	for i := range s.Steps {
+		s.Steps[i].Held = false
+	}
 }
 
 // resume shifts what is awaited by the length of the pause: the deadline, and
@@ -152,7 +159,7 @@ func (st *StepState) apply(e Entry) {
 			st.IssuedAt = e.At
 		}
 		st.Phase, st.Generation, st.Attempt = e.Phase, e.Generation, e.Attempt
-		st.DueAt, st.Waiting = e.DueAt, false
+		st.DueAt, st.Waiting, st.Held = e.DueAt, false, false
 		st.Status = StepRunning
 		if e.Phase == Compensation {
 			st.Status = StepCompensating
@@ -160,13 +167,15 @@ func (st *StepState) apply(e Entry) {
 		if e.Attempt == 1 {
 			st.Error = nil
 		}
+	case StepHold:
+		st.DueAt, st.Held = time.Time{}, true
 	case RetryScheduled:
 		if e.Generation != st.Generation {
 			st.Generation, st.IssuedAt = e.Generation, time.Time{}
 		}
-		st.DueAt, st.Waiting, st.Error = e.DueAt, true, e.Error
+		st.DueAt, st.Waiting, st.Held, st.Error = e.DueAt, true, false, e.Error
 	case DeadlineExtended:
-		st.DueAt, st.Waiting = e.DueAt, false
+		st.DueAt, st.Waiting, st.Held = e.DueAt, false, false
 	case StepSkip:
 		st.settle(StepSkipped, nil)
 	case StepSuccess:
@@ -225,5 +234,5 @@ func (st *StepState) note(change func(*Notes)) {
 
 // settle ends the wait for the current operation.
 func (st *StepState) settle(status StepStatus, err *Failure) {
-	st.Status, st.Error, st.DueAt, st.Waiting = status, err, time.Time{}, false
+	st.Status, st.Error, st.DueAt, st.Waiting, st.Held = status, err, time.Time{}, false, false
 }

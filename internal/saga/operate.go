@@ -17,7 +17,7 @@ func Allowed(def *Definition, s State) []string {
 		return []string{"restart"} // as another saga, see [Opening]
 	}
 	actions := make([]string, 0, 5)
-	if s.Cause == nil && !pivotPassed(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {
+	if s.Cause == nil && !pivotPassed(def, s) && !pivotStuck(def, s) && !(pivotInFlight(def, s) && s.CancelRequested) {
 		actions = append(actions, "cancel")
 	}
 	retry, resolve := false, false
@@ -59,11 +59,19 @@ func Resolutions(def *Definition, s State, i int) []Resolution {
 func canTry(def *Definition, s State, i int) bool {
 	st := s.Steps[i]
 	switch {
-	case s.Paused():
+	case s.Paused(), st.Held:
 		return false
 	case st.Waiting:
 		return true
-	case st.Status != StepStuck || (st.disputed() && def.Steps[i].Kind == Pivot):
+	}
+	return canUnstick(def, s, i)
+}
+
+// canUnstick reports whether step i is stuck in an operation that could be
+// tried again.
+func canUnstick(def *Definition, s State, i int) bool {
+	st := s.Steps[i]
+	if st.Status != StepStuck || (st.disputed() && def.Steps[i].Kind == Pivot) {
 		return false
 	}
 	// What was never sent still waits for the pivot, should that have become doubtful.
@@ -79,6 +87,8 @@ func (m *machine) cancel(c Cancel) (ignored, illegal string) {
 		return "", IllegalPastPivot
 	case m.state.Cause != nil:
 		return "the saga is already being undone", ""
+	case pivotStuck(m.def, m.state): // that it did not happen is said by resolving it
+		return "", IllegalPivotStuck
 	case pivotInFlight(m.def, m.state):
 		if m.state.CancelRequested {
 			return "cancellation has been requested already", ""

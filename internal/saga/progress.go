@@ -1,6 +1,9 @@
 package saga
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"slices"
+)
 
 // progress does what the state now calls for, until it calls for nothing: the
 // next steps, the next compensations, or the end.
@@ -8,6 +11,7 @@ func (m *machine) progress() {
 	if m.state.Status.Ended() {
 		return
 	}
+	m.release()
 	var done bool
 	if m.state.Cause == nil && m.state.WaitsFor() == "" {
 		done = m.forward()
@@ -32,6 +36,26 @@ func (m *machine) progress() {
 		m.record(Entry{Type: EndedCompleted})
 	default:
 		m.endUndone()
+	}
+}
+
+// holds reports whether the participant of step i gets no commands now.
+func (m *machine) holds(i int) bool { return slices.Contains(m.held, m.def.Steps[i].Participant) }
+
+// release goes on with what was begun and whose participant is not held any
+// more: the next attempt is issued; what is in flight is waited for afresh.
+// What was not begun is the business of forward and backward.
+func (m *machine) release() {
+	for i := range m.state.Steps {
+		st := m.state.Steps[i]
+		switch {
+		case !st.Held || m.holds(i) || m.state.Paused():
+		case st.Waiting, st.Status == StepStuck && canUnstick(m.def, m.state, i):
+			m.issue(i, st.Phase, max(st.Generation, 1), st.Attempt+1)
+		case st.Status == StepRunning, st.Status == StepCompensating:
+			m.record(Entry{Type: DeadlineExtended, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt,
+				DueAt: m.now.Add(m.def.Steps[i].Timeout), Reason: "participant resumed"})
+		}
 	}
 }
 
@@ -153,9 +177,15 @@ func (m *machine) backward() (done bool) {
 	return done
 }
 
-// issue writes a command. If its payload cannot be made, the step has failed
+// issue writes a command, unless its participant is held. If its payload cannot be made, the step has failed
 // without effect; where failing is not allowed, it is stuck.
 func (m *machine) issue(i int, phase Phase, generation, attempt int) {
+	if m.holds(i) {
+		if !m.state.Steps[i].Held {
+			m.record(Entry{Type: StepHold, Step: i + 1, Phase: phase, Generation: generation, Attempt: attempt})
+		}
+		return
+	}
 	step := m.def.Steps[i]
 	payload, err := m.payload(i, phase)
 	if err != nil {

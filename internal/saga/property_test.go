@@ -205,6 +205,7 @@ func TestAnyReplyToAnyCommandMayComeAtAnyTime(t *testing.T) {
 		l := newLaws(beginWith(t, def, input, randomOpening(t)))
 		for range rapid.IntRange(0, 60).Draw(t, "events") {
 			l.now = l.now.Add(randomPause(t, l.life))
+			l.held = draw(t, "held", l.held, l.held, l.held, nil, []string{"p"}, []string{"q"}, []string{"p", "q"})
 			l.checkAllowed()
 			switch what := rapid.IntRange(0, 23).Draw(t, "event"); {
 			case what == 0:
@@ -289,7 +290,7 @@ func randomRequest(t *rapid.T, l *life) saga.Event {
 func (l *laws) checkAllowed() {
 	l.t.Helper()
 	taken := func(ev saga.Event) bool {
-		d, err := saga.Advance(l.def, l.state, ev, l.now)
+		d, err := saga.Advance(l.def, l.state, ev, l.now, l.held...)
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -333,6 +334,8 @@ func (l *laws) checkResolutions(taken func(saga.Event) bool) (some bool) {
 // events (P2).
 func (l *laws) finish() {
 	l.t.Helper()
+	l.held = nil
+	l.give(saga.Tick{})
 	for range 8*len(l.def.Steps) + 8 {
 		if l.state.Status.Ended() {
 			return

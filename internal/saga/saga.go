@@ -15,6 +15,7 @@ package saga
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,7 @@ type StepStatus string
 // operations is meant.
 const (
 	StepPending      StepStatus = "pending"
+	StepHeld         StepStatus = "held" // only shown, see [StepState.Shown]
 	StepRunning      StepStatus = "running"
 	StepSucceeded    StepStatus = "succeeded"
 	StepFailed       StepStatus = "failed"
@@ -97,10 +99,27 @@ type StepState struct {
 	IssuedAt   time.Time       `json:"i,omitzero"`   // first command of the current effect id
 	DueAt      time.Time       `json:"d,omitzero"`   // when to stop waiting; zero: nothing is awaited
 	Waiting    bool            `json:"w,omitempty"`  // backing off: DueAt is when the next attempt goes out
+	Held       bool            `json:"h,omitempty"`  // its participant is: the next command is withheld or, of what is in flight, no time runs
 	Unknown    bool            `json:"u,omitempty"`  // the action may or may not have happened
 	Result     json.RawMessage `json:"r,omitempty"`  // of the action
 	Error      *Failure        `json:"e,omitempty"`  // the latest failure of the current phase
 	Notes      *Notes          `json:"n,omitempty"`  // nil for most steps; never changed in place, see note
+}
+
+// Shown is the step's status as people see it: [StepHeld] if its next command
+// is withheld.
+func (st StepState) Shown() StepStatus {
+	inFlight := st.Status == StepRunning || st.Status == StepCompensating
+	if st.Held && st.Status != StepStuck && (!inFlight || st.Waiting) {
+		return StepHeld
+	}
+	return st.Status
+}
+
+// Held reports whether a participant that is held keeps anything of the saga
+// waiting.
+func (s State) Held() bool {
+	return slices.ContainsFunc(s.Steps, func(st StepState) bool { return st.Held })
 }
 
 // Notes is what only a step in trouble needs. It is kept apart so that the
@@ -149,6 +168,7 @@ const (
 	IllegalOutcome        = "outcome-not-possible"
 	IllegalPaused         = "saga-paused"
 	IllegalNotUndone      = "saga-not-undone"
+	IllegalPivotStuck     = "pivot-stuck"
 )
 
 // Paused reports whether no command is issued until somebody resumes the saga.
@@ -251,8 +271,12 @@ func begunBehind(def *Definition, s State) bool {
 }
 
 // pivotInFlight reports whether the pivot's command was written and its
-// outcome is not known: the point of no return may or may not be behind us.
+// outcome is awaited: the point of no return may or may not be behind us.
 func pivotInFlight(def *Definition, s State) bool {
-	i := def.pivot
-	return i >= 0 && (s.Steps[i].Status == StepRunning || s.Steps[i].Status == StepStuck)
+	return def.pivot >= 0 && s.Steps[def.pivot].Status == StepRunning
+}
+
+// pivotStuck reports whether an operator must say what became of the pivot.
+func pivotStuck(def *Definition, s State) bool {
+	return def.pivot >= 0 && s.Steps[def.pivot].Status == StepStuck
 }

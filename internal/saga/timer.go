@@ -16,7 +16,6 @@ func (m *machine) tick(t Tick) (ignored string) {
 	if m.state.Paused() {
 		return "the saga is paused"
 	}
-	before := len(m.history)
 	if at := m.state.StartAt; !at.IsZero() && !at.After(m.now) {
 		m.record(Entry{Type: BecameDue})
 	}
@@ -31,6 +30,8 @@ func (m *machine) tick(t Tick) (ignored string) {
 		switch {
 		case st.Waiting:
 			m.issue(i, st.Phase, st.Generation, st.Attempt+1)
+		case m.holds(i): // nobody works on it: no attempt is spent
+			m.record(Entry{Type: StepHold, Step: i + 1, Phase: st.Phase, Generation: st.Generation, Attempt: st.Attempt})
 		case t.Publication == Withheld:
 			// The participant cannot have seen it: no attempt is spent, and the
 			// shell looks again later.
@@ -40,9 +41,6 @@ func (m *machine) tick(t Tick) (ignored string) {
 		default:
 			m.tryAgain(i, Failure{Code: "timeout", Message: "no reply within " + m.def.Steps[i].Timeout.String(), Step: m.def.Steps[i].Name}, 0)
 		}
-	}
-	if len(m.history) == before {
-		return "nothing is due"
 	}
 	return ""
 }
@@ -56,7 +54,7 @@ func (m *machine) deadline() {
 		m.record(Entry{Type: BecameOverdue})
 	case m.def.OnDeadline == DeadlineSuspends:
 		m.record(Entry{Type: Suspended, Reason: "not completed within " + m.def.Deadline.String()})
-	case pivotInFlight(m.def, m.state):
+	case pivotInFlight(m.def, m.state), pivotStuck(m.def, m.state):
 		m.record(Entry{Type: DeadlinePassed})
 	default:
 		m.turnBack(Failure{Code: "deadline", Message: "not completed within " + m.def.Deadline.String()})
