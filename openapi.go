@@ -1,5 +1,6 @@
 // Package skald holds the contracts of Skald as they are published: the REST
-// API and the messages. Programs serve these very bytes.
+// API, the messages and the form of saga definitions. Programs serve these very
+// bytes.
 package skald
 
 import _ "embed" // the contracts
@@ -9,6 +10,12 @@ var openAPI string
 
 //go:embed asyncapi.yaml
 var asyncAPI string
+
+//go:embed definitions/saga.schema.json
+var definitionSchema string
+
+// DefinitionSchema is the JSON Schema of saga definitions.
+func DefinitionSchema() []byte { return []byte(definitionSchema) }
 
 // OpenAPI is the contract of the REST API, openapi.yaml.
 func OpenAPI() []byte { return []byte(openAPI) }

@@ -4,20 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/skald-saga/skald/definitions"
 	"github.com/skald-saga/skald/internal/program"
-	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/telemetry"
 	"github.com/skald-saga/skald/migrations"
 )
@@ -67,7 +61,7 @@ type engineFlags struct {
 	program.PublishFlag
 	HTTPAddr          string        `help:"Where the API listens." env:"SKALD_HTTP_ADDR" default:"127.0.0.1:8080"`
 	InsecureNoAuth    bool          `help:"Listen beyond this machine although the API asks nobody who they are." env:"SKALD_INSECURE_NO_AUTH"`
-	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in order saga." env:"SKALD_DEFINITIONS" placeholder:"DIR"`
+	Definitions       string        `help:"A folder with saga definitions (*.yaml, *.yml, *.json); default: the built-in ones." env:"SKALD_DEFINITIONS" placeholder:"DIR"`
 	DatabaseConns     int32         `help:"Most database connections." env:"SKALD_DATABASE_CONNS" default:"16"`
 	MaxOutboxRows     int64         `help:"Refuse new sagas while so many messages wait in the outbox; 0: never." env:"SKALD_MAX_OUTBOX_ROWS" default:"1000000"`
 	MaxOutboxBytes    int64         `help:"Refuse new sagas while the messages that wait take so many bytes; 0: never." env:"SKALD_MAX_OUTBOX_BYTES" default:"4294967296"`
@@ -109,42 +103,6 @@ func loopback(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
-}
-
-// loadDefinitions reads the folder dir, or what is built in.
-func loadDefinitions(dir string) ([]*saga.Definition, error) {
-	var files fs.FS = definitions.Files
-	if dir != "" {
-		files = os.DirFS(dir)
-	}
-	entries, err := fs.ReadDir(files, ".")
-	if err != nil {
-		return nil, program.Usagef("--definitions: read folder %s: %w", dir, errors.Unwrap(err)) // the path in err is "."
-	}
-	var defs []*saga.Definition
-	names := map[string]string{}
-	for _, e := range entries {
-		if ext := path.Ext(e.Name()); e.IsDir() || (ext != ".yaml" && ext != ".yml" && ext != ".json") {
-			continue
-		}
-		b, err := fs.ReadFile(files, e.Name())
-		if err != nil {
-			return nil, program.Usagef("--definitions: %w", err)
-		}
-		def, err := saga.Parse(b)
-		if err != nil {
-			return nil, program.Usagef("--definitions: %s: %s", e.Name(), strings.ReplaceAll(err.Error(), "\n", "; "))
-		}
-		if other, taken := names[def.Name]; taken {
-			return nil, program.Usagef("--definitions: %s and %s both define %q", other, e.Name(), def.Name)
-		}
-		names[def.Name] = e.Name()
-		defs = append(defs, def)
-	}
-	if len(defs) == 0 {
-		return nil, program.Usagef("--definitions: no *.yaml, *.yml or *.json in %s", dir)
-	}
-	return defs, nil
 }
 
 // logger writes to standard error.

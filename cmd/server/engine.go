@@ -43,6 +43,7 @@ type engine struct {
 	started atomic.Bool // everything is there
 	js      jetstream.JetStream
 	waker   *bus.Waker
+	keeper  *bus.Keeper
 }
 
 // run works until ctx is cancelled: then it refuses new requests, lets those
@@ -83,6 +84,11 @@ func (e *engine) coordinator() (c *coordinator.Coordinator, wake chan struct{}) 
 			default:
 			}
 		},
+		Defined: func() {
+			if e.keeper != nil { // else it has not looked yet
+				e.keeper.Poke()
+			}
+		},
 	}), wake
 }
 
@@ -95,10 +101,10 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 	if err != nil {
 		return err
 	}
-	keeper, err := bus.NewKeeper(e.nc, e.topology(names), e.log)
-	if err != nil {
+	if e.keeper, err = bus.NewKeeper(e.nc, e.topology(names), e.log); err != nil {
 		return err
 	}
+	e.keeper.Participants = c.Participants
 	js, err := jetstream.New(e.nc)
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
@@ -109,14 +115,14 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 		return err
 	}
 	e.waker = bus.NewWaker(e.nc, e.flags.Prefix) // before the coordinator runs: it wakes
-	replies := bus.ReplyConsumer{Prefix: e.flags.Prefix, JS: js, Log: e.log, Missing: keeper.Poke}
+	replies := bus.ReplyConsumer{Prefix: e.flags.Prefix, JS: js, Log: e.log, Missing: e.keeper.Poke}
 	g.Go(func() error { return c.Run(work) })
-	g.Go(func() error { return keeper.Run(work) })
+	g.Go(func() error { return e.keeper.Run(work) })
 	g.Go(func() error { return e.waker.Run(work) })
 	g.Go(func() error { return replies.Run(work, handle(c)) })
 	g.Go(func() error { return untilClosed(work, e.nc) })
 	if e.withRelay {
-		publisher.Missing, publisher.Method = keeper.Poke, bus.Method(e.flags.Publish)
+		publisher.Missing, publisher.Method = e.keeper.Poke, bus.Method(e.flags.Publish)
 		if err := e.waker.Listen(wake); err != nil { // to servers whose relay waits, or that have none
 			return err
 		}

@@ -24,11 +24,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // cli is the command line.
 type cli struct {
-	Serve      serveCmd               `cmd:"" help:"Run the API and the engine against a Postgres and a NATS of yours."`
-	Dev        devCmd                 `cmd:"" help:"Run everything on this machine: Postgres, NATS, API, engine, relay, participants."`
-	Migrate    migrateCmd             `cmd:"" help:"Bring a database to this program's schema, or take it back."`
-	Verify     verifyCmd              `cmd:"" help:"Check that every saga is what its history says; exit status 1 if not."`
-	Bench      benchCmd               `cmd:"" help:"Measure the whole of Skald on this machine (make bench)."`
-	BenchRelay benchRelayCmd          `cmd:"" hidden:"" help:"What relay bench runs."`
-	Version    program.VersionCommand `cmd:"" help:"Print the version."`
+	Serve       serveCmd               `cmd:"" help:"Run the API and the engine against a Postgres and a NATS of yours."`
+	Dev         devCmd                 `cmd:"" help:"Run everything on this machine: Postgres, NATS, API, engine, relay, participants."`
+	Migrate     migrateCmd             `cmd:"" help:"Bring a database to this program's schema, or take it back."`
+	Verify      verifyCmd              `cmd:"" help:"Check that every saga is what its history says; exit status 1 if not."`
+	Bench       benchCmd               `cmd:"" help:"Measure the whole of Skald on this machine (make bench)."`
+	BenchRelay  benchRelayCmd          `cmd:"" hidden:"" help:"What relay bench runs."`
+	Definitions definitionsCmd         `cmd:"" help:"Check, or store, the definitions in a folder."`
+	Version     program.VersionCommand `cmd:"" help:"Print the version."`
 }

@@ -25,6 +25,7 @@ const (
 	procfs      = "github.com/prometheus/procfs"
 	decimal     = "github.com/govalues/decimal"
 	xText       = "golang.org/x/text"
+	jsonSchema  = "github.com/santhosh-tekuri/jsonschema/v6"
 	errgroup    = "golang.org/x/sync" // waiting for goroutines, wherever some are started
 )
 
@@ -46,8 +47,10 @@ var table = map[string]may{
 	// An outbox of another make: the same publisher, and a mapping in YAML.
 	"internal/drain": {ours: []string{"internal/outbox"}, others: []string{pgx, uuid, prometheus, yaml}},
 	// The bus implements the outbox's Publisher, and knows no saga.
-	"internal/bus":         {ours: []string{"internal/outbox", "internal/wire"}, others: []string{natsGo}},
-	"internal/coordinator": {ours: []string{"internal/outbox", "internal/saga", "internal/wire"}, others: []string{errgroup, pgx, prometheus, uuid}},
+	"internal/bus": {ours: []string{"internal/outbox", "internal/wire"}, others: []string{natsGo}},
+	// Beside the core, which only carries the schema's text.
+	"internal/inputschema": {others: []string{jsonSchema}},
+	"internal/coordinator": {ours: []string{"internal/inputschema", "internal/outbox", "internal/saga", "internal/wire"}, others: []string{errgroup, pgx, prometheus, uuid}},
 	// Requests: the root package is openapi.yaml; of saga it uses the names.
 	"internal/http": {
 		ours:   []string{".", "internal/coordinator", "internal/http/api", "internal/saga", "internal/telemetry", "internal/wire"},
@@ -109,6 +112,7 @@ var onlyIn = map[string]string{
 	migrate:    "migrations",
 	cel:        "internal/saga",
 	kinOpenAPI: "internal/http",
+	jsonSchema: "internal/inputschema",
 }
 
 // neverReached is what a package must not have in its program, by whatever way.

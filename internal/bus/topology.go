@@ -173,9 +173,10 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream, name, f
 
 // Keeper keeps the topology in being.
 type Keeper struct {
-	Topology Topology
-	JS       jetstream.JetStream
-	Log      *slog.Logger
+	Topology     Topology
+	Participants func(context.Context) ([]string, error) // asked at each look; nil: they are as the topology says
+	JS           jetstream.JetStream
+	Log          *slog.Logger
 
 	poke chan struct{}
 }
@@ -199,12 +200,22 @@ func (k *Keeper) Poke() {
 	}
 }
 
+func (k *Keeper) look(ctx context.Context) error {
+	if k.Participants != nil {
+		// If nobody can say, those that were known are looked after.
+		if names, err := k.Participants(ctx); err == nil {
+			k.Topology.Participants = names
+		}
+	}
+	return k.Topology.Ensure(ctx, k.JS)
+}
+
 // Run looks at intervals, and when poked, until ctx is cancelled.
 func (k *Keeper) Run(ctx context.Context) error {
 	healthy := true
 	for {
 		look, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := k.Topology.Ensure(look, k.JS)
+		err := k.look(look)
 		cancel()
 		interval := keepInterval
 		switch {

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -230,6 +231,46 @@ func TestTheKeeperMakesAgainWhatNATSHasLost(t *testing.T) {
 	}
 	k.Poke()
 	complete()
+	cancel()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// A definition that is stored while servers run may name participants that
+// nobody has heard of.
+func TestTheKeeperMakesConsumersForNewParticipants(t *testing.T) {
+	t.Parallel()
+	server := testkit.NATS(t)
+	nc := connect(t, server.URL())
+	js := jetStream(t, nc)
+	k, err := NewKeeper(nc, topology, testkit.Log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan func() ([]string, error), 10)
+	last := func() ([]string, error) { return nil, errors.New("the database is away") }
+	k.Participants = func(context.Context) ([]string, error) {
+		select {
+		case last = <-answers:
+		default:
+		}
+		return last()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- k.Run(ctx) }()
+	has := func(name string) {
+		t.Helper()
+		testkit.Eventually(t, name+" has a consumer", 30*time.Second, func() (bool, string) {
+			_, err := js.Consumer(t.Context(), "SKALD_COMMANDS", name)
+			return err == nil, fmt.Sprint(err)
+		})
+	}
+	has("payment") // of the topology that it was given
+	answers <- func() ([]string, error) { return []string{"payment", "mail"}, nil }
+	k.Poke()
+	has("mail")
 	cancel()
 	if err := <-stopped; err != nil {
 		t.Error(err)

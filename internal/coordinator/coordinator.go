@@ -34,6 +34,8 @@ type Config struct {
 	Now    func() time.Time // default time.Now
 	Wake   func()           // called after a commit that wrote outbox rows; must not block; may be nil
 
+	Defined func() // called after a definition was stored, which may name new participants; must not block; may be nil
+
 	StartQueue int // most starts waiting; more get ErrOverloaded; default 4096
 
 	// With more than that in the outbox, starts get ErrOutboxFull; 0: no limit.
@@ -74,6 +76,9 @@ func New(cfg Config) *Coordinator {
 	}
 	if cfg.Wake == nil {
 		cfg.Wake = func() {}
+	}
+	if cfg.Defined == nil {
+		cfg.Defined = func() {}
 	}
 	if cfg.StartQueue == 0 {
 		cfg.StartQueue = 4096

@@ -167,12 +167,12 @@ func TestDefinitionsAreVersioned(t *testing.T) {
 	if err := f.c.Register(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}
-	f.coordinator(nil) // another server, with the first content
-	if n := f.count(`SELECT count(*) FROM definition`); n != 2 {
-		t.Errorf("%d versions, want 2", n)
-	}
 	if newer := f.start(); newer.DefinitionVersion != 2 || len(newer.Steps) != 1 {
 		t.Errorf("a new saga has version %d", newer.DefinitionVersion)
+	}
+	f.coordinator(nil) // another server, whose files have the first content again
+	if n := f.count(`SELECT count(*) FROM definition`); n != 2 {
+		t.Errorf("%d versions, want 2", n)
 	}
 	for _, cmd := range f.commands()[:1] {
 		f.answer(cmd, wire.Succeeded)

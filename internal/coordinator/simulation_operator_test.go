@@ -87,7 +87,7 @@ func (w *world) restart(s *simServer, st *simSaga) {
 	}
 	w.spawn(s, "restart saga "+st.name(), func(*task) {
 		ctx := context.Background()
-		def, err := s.c.named(ctx, "random", 0)
+		def, err := s.c.startable(ctx, "random", 0)
 		if err != nil {
 			w.failf("P8", "%v", err)
 		}

@@ -166,11 +166,15 @@ func (s *simServer) boot() {
 	}
 }
 
-// learn registers a version of the definition with the server.
+// learn tells the server of a version of the definition, as if it had just read
+// that new sagas use it.
 func (s *simServer) learn(version int) {
 	def := *s.sources[version].def
 	def.Version = version + 1
-	s.c.definitions.add(&definition{Definition: &def, id: int32(version + 1)}, true)
+	ds := &s.c.definitions
+	ds.add(&definition{Definition: &def, id: int32(version + 1)})
+	ds.names = map[string]name{def.Name: {current: int32(version + 1)}}
+	ds.readAt = s.world.now.AddDate(100, 0, 0) // there is no database to ask
 }
 
 // publishDefinition makes another version of the definition the current one, of
@@ -352,7 +356,7 @@ func (w *world) startThese(s *simServer, asked []*wish) {
 		ctx := context.Background()
 		jobs := make([]*startJob, len(asked))
 		for i, x := range asked {
-			def, err := s.c.named(ctx, "random", 0)
+			def, err := s.c.startable(ctx, "random", 0)
 			if err != nil {
 				w.failf("P8", "%v", err)
 			}

@@ -65,8 +65,9 @@ type startResult struct {
 }
 
 // Start creates a saga and writes its first commands, or finds the one that
-// the same key made. It returns [ErrUnknownDefinition], [ErrStartTime],
-// [ErrKeyReused], [ErrOverloaded], [ErrOutboxFull] or an [*InputError].
+// the same key made. It returns [ErrUnknownDefinition], [ErrDeprecated],
+// [ErrStartTime], [ErrKeyReused], [ErrOverloaded], [ErrOutboxFull] or an
+// [*InputError].
 //
 // Concurrent calls share transactions. If ctx ends while the saga is being
 // written, it may have been started all the same: repeat with the same key.
@@ -107,12 +108,15 @@ func (c *Coordinator) prepare(ctx context.Context, req StartRequest) (*startJob,
 	if !c.admits(req) {
 		return nil, ErrOutboxFull
 	}
-	def, err := c.named(ctx, req.Definition, req.Version)
+	def, err := c.startable(ctx, req.Definition, req.Version)
 	if err != nil {
 		return nil, err
 	}
 	if late := c.Now().Sub(req.StartAt); !req.StartAt.IsZero() && (late > StartLate || late < -StartAhead) {
 		return nil, ErrStartTime
+	}
+	if err := def.fits(req.Input); err != nil {
+		return nil, err
 	}
 	if err := c.knowPauses(ctx); err != nil {
 		return nil, err
@@ -248,7 +252,7 @@ func (c *Coordinator) write(ctx context.Context, jobs []*startJob) {
 		if isDataError(err) {
 			// The database's words may quote the caller's values: they go to the log.
 			c.Log.WarnContext(ctx, "a start cannot be stored", "saga_id", jobs[0].row.id, "err", err)
-			err = &InputError{Problems: []InputProblem{{Pointer: "#", Detail: "holds a value that cannot be stored"}}}
+			err = &InputError{Problems: []InputProblem{{Detail: "holds a value that cannot be stored"}}}
 		}
 		for _, job := range jobs {
 			job.done <- startResult{err: fmt.Errorf("start saga %s: %w", job.row.id, err)}

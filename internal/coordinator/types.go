@@ -17,6 +17,7 @@ var (
 	ErrNotFound          = errors.New("not found")
 	ErrUnknownDefinition = errors.New("unknown definition")
 	ErrStartTime         = errors.New("start time is out of bounds")
+	ErrDeprecated        = errors.New("the definition is deprecated")
 	ErrKeyReused         = errors.New("idempotency key was used with another request")
 	ErrOverloaded        = errors.New("too many starts are waiting")
 	ErrOutboxFull        = errors.New("too much waits in the outbox")
@@ -42,14 +43,17 @@ func (e *IllegalError) Error() string {
 // InputError says what is wrong with the data of a start.
 type InputError struct{ Problems []InputProblem }
 
-// InputProblem is one thing to change. Pointer is a JSON Pointer (RFC 6901) as
-// a URI fragment.
-type InputProblem struct{ Pointer, Detail string }
+// InputProblem is one thing to change. Path leads to it from the top of the
+// input: names, and indexes of arrays.
+type InputProblem struct {
+	Path   []string
+	Detail string
+}
 
 func (e *InputError) Error() string {
 	parts := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
-		parts[i] = p.Pointer + ": " + p.Detail
+		parts[i] = strings.Join(p.Path, "/") + ": " + p.Detail
 	}
 	return strings.Join(parts, "; ")
 }

@@ -72,12 +72,12 @@ func newDeskWith(t *testing.T, flags ...string) *desk {
 		return resp.StatusCode == http.StatusOK, resp.Status
 	})
 	d := &desk{system: s, nc: s.connect(), commands: make(chan *nats.Msg, 100)}
-	d.sit()
+	d.sit("desk")
 	return d
 }
 
-// sit takes the participant's commands from its consumer.
-func (d *desk) sit() {
+// sit takes a participant's commands from its consumer.
+func (d *desk) sit(participant string) {
 	d.t.Helper()
 	js, err := jetstream.New(d.nc)
 	if err != nil {
@@ -85,7 +85,7 @@ func (d *desk) sit() {
 	}
 	var consumer jetstream.Consumer
 	testkit.Eventually(d.t, "the participant has a consumer", 30*time.Second, func() (bool, string) {
-		consumer, err = js.Consumer(d.t.Context(), wire.CommandsStream("skald"), "desk")
+		consumer, err = js.Consumer(d.t.Context(), wire.CommandsStream("skald"), participant)
 		return err == nil, fmt.Sprint(err)
 	})
 	var once sync.Once

@@ -2,7 +2,9 @@ package http
 
 import (
 	"fmt"
+	"maps"
 	stdhttp "net/http"
+	"slices"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
@@ -23,6 +25,7 @@ type operation struct {
 	query   map[string]bool   // known query parameters
 	in      map[string]string // where a parameter is, by its name
 	hasBody bool
+	media   []string // of the body
 }
 
 func loadContract() (*contract, error) {
@@ -37,6 +40,9 @@ func loadContract() (*contract, error) {
 	for path, item := range c.doc.Paths.Map() {
 		for method, o := range item.Operations() {
 			op := operation{id: o.OperationID, query: map[string]bool{}, in: map[string]string{}, hasBody: o.RequestBody != nil}
+			if o.RequestBody != nil {
+				op.media = slices.Sorted(maps.Keys(o.RequestBody.Value.Content))
+			}
 			for _, list := range []openapi3.Parameters{item.Parameters, o.Parameters} {
 				for _, p := range list {
 					op.in[p.Value.Name] = p.Value.In

@@ -103,7 +103,7 @@ func (s *server) methodNotAllowed(w stdhttp.ResponseWriter, r *stdhttp.Request) 
 	if path == "" {
 		path = r.URL.Path
 	}
-	for _, method := range []string{stdhttp.MethodGet, stdhttp.MethodPost} {
+	for _, method := range []string{stdhttp.MethodGet, stdhttp.MethodPost, stdhttp.MethodPut, stdhttp.MethodPatch, stdhttp.MethodDelete} {
 		if !s.router.Match(chi.NewRouteContext(), method, path) {
 			continue
 		}

@@ -69,6 +69,8 @@ func failureOf(err error) *failure {
 		return notFound()
 	case errors.Is(err, coordinator.ErrUnknownDefinition):
 		return &failure{code: api.ProblemCodeUnknownDefinition}
+	case errors.Is(err, coordinator.ErrDeprecated):
+		return &failure{code: api.ProblemCodeDefinitionDeprecated}
 	case errors.Is(err, coordinator.ErrKeyReused):
 		return at(api.ProblemCodeIdempotencyKeyReused, "header:Idempotency-Key", "was used with another body")
 	case errors.Is(err, coordinator.ErrPrecondition):
@@ -89,7 +91,7 @@ func failureOf(err error) *failure {
 func inputFailure(err *coordinator.InputError, root string) *failure {
 	f := &failure{code: api.ProblemCodeInputInvalid}
 	for _, p := range err.Problems {
-		f.add(root+strings.TrimPrefix(p.Pointer, "#"), p.Detail)
+		f.add(root+strings.TrimPrefix(pointer(p.Path), "#"), p.Detail)
 	}
 	return f
 }

@@ -87,8 +87,8 @@ var problemTypes = map[api.ProblemCode]problemType{
 		description: "A body may have 64 KiB. Pass a reference to large data instead of the data. Nothing was done.",
 	},
 	api.ProblemCodeUnsupportedMediaType: {
-		status: stdhttp.StatusUnsupportedMediaType, title: "The body is not application/json",
-		description: "Send JSON in UTF-8, not compressed, with Content-Type: application/json. Nothing was done.",
+		status: stdhttp.StatusUnsupportedMediaType, title: "The body has another media type",
+		description: "Send JSON in UTF-8, not compressed, with Content-Type: application/json; definitions may also be application/yaml. Nothing was done.",
 	},
 	api.ProblemCodeInputInvalid: {
 		status: stdhttp.StatusUnprocessableEntity, title: "The request says something impossible",
@@ -97,6 +97,14 @@ var problemTypes = map[api.ProblemCode]problemType{
 	api.ProblemCodeUnknownDefinition: {
 		status: stdhttp.StatusUnprocessableEntity, title: "There is no such definition",
 		description: "No definition of this name, or not in this version, is registered. Nothing was done.",
+	},
+	api.ProblemCodeDefinitionDeprecated: {
+		status: stdhttp.StatusUnprocessableEntity, title: "The definition is deprecated",
+		description: "No new sagas of it are started; those that have begun go on. GET /v1/definitions/{name} may say why. Nothing was done.",
+	},
+	api.ProblemCodeDefinitionInvalid: {
+		status: stdhttp.StatusUnprocessableEntity, title: "The definition cannot be used",
+		description: "Each entry of errors says what is wrong at one place: its pointer and, of YAML, its line. All of them are listed that can be seen before the first ones are mended. docs/definitions.md has the rules, /schemas/definition.json the form. Nothing was stored.",
 	},
 	api.ProblemCodeIdempotencyKeyReused: {
 		status: stdhttp.StatusUnprocessableEntity, title: "The idempotency key was used for another request",

@@ -29,7 +29,7 @@ func (s *server) readRequest(next stdhttp.Handler) stdhttp.Handler {
 			err = checkHeaders(op, r.Header)
 		}
 		if err == nil && op.hasBody {
-			err = s.readBody(w, r)
+			err = s.readBody(w, r, op)
 		}
 		if err != nil {
 			s.fail(w, r, err)
@@ -85,7 +85,7 @@ func checkHeaders(op operation, h stdhttp.Header) error {
 }
 
 // readBody reads the body, checks it and puts it back for the next to read.
-func (s *server) readBody(w stdhttp.ResponseWriter, r *stdhttp.Request) error {
+func (s *server) readBody(w stdhttp.ResponseWriter, r *stdhttp.Request, op operation) error {
 	body, err := io.ReadAll(stdhttp.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *stdhttp.MaxBytesError
 	switch {
@@ -98,8 +98,12 @@ func (s *server) readBody(w stdhttp.ResponseWriter, r *stdhttp.Request) error {
 	if len(body) == 0 {
 		return nil // whether one is required says openapi.yaml
 	}
-	if err := checkMediaType(r.Header); err != nil {
+	media, err := mediaType(r.Header, op)
+	if err != nil {
 		return err
+	}
+	if r.Header.Set("Content-Type", media); media != jsonMedia {
+		return nil
 	}
 	value, err := parseJSON(body)
 	if err != nil {
@@ -111,14 +115,20 @@ func (s *server) readBody(w stdhttp.ResponseWriter, r *stdhttp.Request) error {
 	return nil
 }
 
-func checkMediaType(h stdhttp.Header) error {
+const (
+	jsonMedia = "application/json"
+	yamlMedia = "application/yaml" // RFC 9512
+)
+
+// mediaType is what the body is said to be, if that is read here.
+func mediaType(h stdhttp.Header, op operation) (string, error) {
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
 	charset := strings.ToLower(params["charset"])
-	if err != nil || media != "application/json" || (charset != "" && charset != "utf-8") {
-		return at(api.ProblemCodeUnsupportedMediaType, "header:Content-Type", "must be application/json")
+	if err != nil || !slices.Contains(op.media, media) || (charset != "" && charset != "utf-8") {
+		return "", at(api.ProblemCodeUnsupportedMediaType, "header:Content-Type", "must be "+strings.Join(op.media, " or "))
 	}
 	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return at(api.ProblemCodeUnsupportedMediaType, "header:Content-Encoding", "must be left out: compressed bodies are not read")
+		return "", at(api.ProblemCodeUnsupportedMediaType, "header:Content-Encoding", "must be left out: compressed bodies are not read")
 	}
-	return nil
+	return media, nil
 }

@@ -34,6 +34,8 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 		return nil, at(api.ProblemCodeUnknownDefinition, "#/definition", "is not registered, or not in this version")
 	case errors.Is(err, coordinator.ErrStartTime):
 		return nil, at(api.ProblemCodeInputInvalid, "#/start_at", "must not be more than 5 minutes ago, nor more than 366 days ahead")
+	case errors.Is(err, coordinator.ErrDeprecated):
+		return nil, at(api.ProblemCodeDefinitionDeprecated, "#/definition", "is deprecated: no new sagas of it are started")
 	case errors.As(err, &input):
 		return nil, inputFailure(input, "#/input")
 	case err != nil:

@@ -15,7 +15,8 @@ import (
 
 func (s *server) GetIndex(context.Context, api.GetIndexRequestObject) (api.GetIndexResponseObject, error) {
 	return api.GetIndex200JSONResponse{Body: api.Index{Name: "Skald", Version: s.Version, Links: map[string]string{
-		"orders": ordersPath, "sagas": sagasPath, "audit_log": auditPath, "participants": participantsPath, "openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "problems": "/problems",
+		"orders": ordersPath, "sagas": sagasPath, "definitions": definitionsPath, "audit_log": auditPath, "participants": participantsPath,
+		"openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "definition_schema": "/schemas/definition.json", "problems": "/problems",
 		"alive": "/livez", "ready": "/readyz", "version": "/version",
 	}}}, nil
 }
@@ -59,6 +60,10 @@ func (s *server) GetOpenapiJson(context.Context, api.GetOpenapiJsonRequestObject
 
 func (s *server) GetAsyncapiYaml(context.Context, api.GetAsyncapiYamlRequestObject) (api.GetAsyncapiYamlResponseObject, error) {
 	return api.GetAsyncapiYaml200ApplicationyamlResponse{Body: bytes.NewReader(skald.AsyncAPI())}, nil
+}
+
+func (s *server) GetDefinitionSchema(context.Context, api.GetDefinitionSchemaRequestObject) (api.GetDefinitionSchemaResponseObject, error) {
+	return api.GetDefinitionSchema200ApplicationSchemaPlusJSONResponse{Body: skald.DefinitionSchema()}, nil
 }
 
 func (s *server) ListProblems(ctx context.Context, _ api.ListProblemsRequestObject) (api.ListProblemsResponseObject, error) {

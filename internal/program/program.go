@@ -73,10 +73,21 @@ func (e UsageError) Unwrap() error { return e.Err }
 // Usagef returns a [UsageError]. The text begins with the flag to change.
 func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
 
+// Lines are mistakes in what the caller gave a command to read, as compilers
+// write them: each has a line of its own.
+type Lines []string
+
+func (l Lines) Error() string { return strings.Join(l, "\n") }
+
 // status says in one line what went wrong.
 func status(name string, err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
+	}
+	var lines Lines
+	if errors.As(err, &lines) {
+		_, _ = fmt.Fprintln(stderr, lines)
+		return 2
 	}
 	_, _ = fmt.Fprintf(stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 	var usage UsageError

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -26,10 +27,11 @@ type Definition struct {
 	Version     int // given by whoever stores it, from 1
 	Deadline    time.Duration
 	OnDeadline  OnDeadline
-	OnStuck     OnStuck // of compensations
-	MaxParallel int     // most steps in flight at once, forward or back; 0: no limit
-	Events      Events  // which facts of its sagas are published
-	Steps       []Step  // in dependency order
+	OnStuck     OnStuck         // of compensations
+	MaxParallel int             // most steps in flight at once, forward or back; 0: no limit
+	Events      Events          // which facts of its sagas are published
+	InputSchema json.RawMessage // a JSON Schema that the input must fit; nil: any. Whoever starts a saga checks it
+	Steps       []Step          // in dependency order
 
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source

@@ -125,7 +125,9 @@ func (f *form) check(n *yaml.Node, t reflect.Type, path []string) {
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()):
 		if err := n.Decode(reflect.New(t).Interface()); err != nil {
 			f.bad(n, path, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+			return
 		}
+		f.mark(n, path)
 	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
 		f.fields(n, t, path, map[string]int{})
 	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
@@ -138,6 +140,27 @@ func (f *form) check(n *yaml.Node, t reflect.Type, path []string) {
 		}
 	case n.Kind != yaml.ScalarNode, n.Decode(reflect.New(t).Interface()) != nil:
 		f.bad(n, path, "want %s", wanted(t))
+	}
+}
+
+// mark notes where the parts of something freeform stand.
+func (f *form) mark(n *yaml.Node, path []string) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if f.looked++; f.looked > maxLooks {
+		return
+	}
+	f.lines[key(path)] = n.Line
+	switch n.Kind { //nolint:exhaustive // the others have no parts
+	case yaml.SequenceNode:
+		for i, item := range n.Content {
+			f.mark(item, append(path, strconv.Itoa(i)))
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			f.mark(n.Content[i+1], append(path, n.Content[i].Value))
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ type document struct {
 	OnStuck     OnStuck        `yaml:"on_stuck" json:"on_stuck,omitempty"`
 	MaxParallel int            `yaml:"max_parallel" json:"max_parallel,omitempty"`
 	Events      Events         `yaml:"events" json:"events,omitempty"`
+	InputSchema freeform       `yaml:"input_schema" json:"input_schema,omitempty"`
 	Steps       []documentStep `yaml:"steps" json:"steps"`
 }
 
@@ -142,6 +143,10 @@ func (doc document) definition() (*Definition, []Problem) {
 	default:
 		ps.add("events", "must be none, terminal or all")
 	}
+	if len(doc.InputSchema) > 0 && doc.InputSchema[0] != '{' {
+		ps.add("input_schema", "must be a JSON Schema, written as named fields")
+	}
+	d.InputSchema = json.RawMessage(doc.InputSchema)
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
 		ps.add("steps", "a saga has 1 to %d", MaxSteps)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -47,6 +48,8 @@ const (
 	ProblemCodeBadRequest           ProblemCode = "bad-request"
 	ProblemCodeCursorMismatch       ProblemCode = "cursor-mismatch"
 	ProblemCodeDatabaseUnavailable  ProblemCode = "database-unavailable"
+	ProblemCodeDefinitionDeprecated ProblemCode = "definition-deprecated"
+	ProblemCodeDefinitionInvalid    ProblemCode = "definition-invalid"
 	ProblemCodeIdempotencyKeyReused ProblemCode = "idempotency-key-reused"
 	ProblemCodeInputInvalid         ProblemCode = "input-invalid"
 	ProblemCodeInternal             ProblemCode = "internal"
@@ -79,6 +82,10 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeCursorMismatch:
 		return true
 	case ProblemCodeDatabaseUnavailable:
+		return true
+	case ProblemCodeDefinitionDeprecated:
+		return true
+	case ProblemCodeDefinitionInvalid:
 		return true
 	case ProblemCodeIdempotencyKeyReused:
 		return true
@@ -362,6 +369,100 @@ type Currency = string
 // CustomerID Example: c-42
 type CustomerID = string
 
+// Definition defines model for Definition.
+type Definition struct {
+	// CreatedAt When this version was first stored.
+	CreatedAt time.Time `json:"created_at"`
+
+	// Deprecated No new sagas are started.
+	Deprecated       bool       `json:"deprecated"`
+	DeprecatedAt     *time.Time `json:"deprecated_at,omitempty"`
+	DeprecatedReason *string    `json:"deprecated_reason,omitempty"`
+
+	// Digest The SHA-256 of the content, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Digest Digest `json:"digest"`
+	Links  struct {
+		Self     string `json:"self"`
+		Versions string `json:"versions"`
+	} `json:"links"`
+
+	// Name Example: order
+	Name Name `json:"name"`
+
+	// Source The definition as it would be written in JSON, without what it leaves out; see `/schemas/definition.json`.
+	Source DefinitionSource `json:"source"`
+
+	// Version The current one, which new sagas use.
+	Version int32 `json:"version"`
+}
+
+// DefinitionList defines model for DefinitionList.
+type DefinitionList struct {
+	HasMore bool         `json:"has_more"`
+	Items   []Definition `json:"items"`
+
+	// NextAfter The `after` of the next page.
+	NextAfter *string `json:"next_after,omitempty"`
+}
+
+// DefinitionSource The definition as it would be written in JSON, without what it leaves out; see `/schemas/definition.json`.
+type DefinitionSource = json.RawMessage
+
+// DefinitionVersion defines model for DefinitionVersion.
+type DefinitionVersion struct {
+	CreatedAt time.Time `json:"created_at"`
+
+	// Current New sagas use it.
+	Current bool `json:"current"`
+
+	// Digest The SHA-256 of the content, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Digest Digest `json:"digest"`
+
+	// Name Example: order
+	Name Name `json:"name"`
+
+	// Source The definition as it would be written in JSON, without what it leaves out; see `/schemas/definition.json`.
+	Source  DefinitionSource `json:"source"`
+	Version int32            `json:"version"`
+}
+
+// DefinitionVersionList defines model for DefinitionVersionList.
+type DefinitionVersionList struct {
+	HasMore bool                      `json:"has_more"`
+	Items   []DefinitionVersionReport `json:"items"`
+
+	// NextBefore The `before` of the next page.
+	NextBefore *int32 `json:"next_before,omitempty"`
+}
+
+// DefinitionVersionReport defines model for DefinitionVersionReport.
+type DefinitionVersionReport struct {
+	CreatedAt time.Time `json:"created_at"`
+	Current   bool      `json:"current"`
+
+	// Digest The SHA-256 of the content, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Digest Digest `json:"digest"`
+
+	// Open How many of its sagas have not ended, by their status.
+	Open struct {
+		Compensating int32 `json:"compensating"`
+		Running      int32 `json:"running"`
+		Stuck        int32 `json:"stuck"`
+	} `json:"open"`
+	Version int32 `json:"version"`
+}
+
+// Digest The SHA-256 of the content, in hexadecimal.
+//
+// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+type Digest = string
+
 // Failure defines model for Failure.
 type Failure struct {
 	Code    string  `json:"code"`
@@ -374,6 +475,9 @@ type Failure struct {
 // FieldError defines model for FieldError.
 type FieldError struct {
 	Detail string `json:"detail"`
+
+	// Line Of a body in YAML, the line.
+	Line *int32 `json:"line,omitempty"`
 
 	// Pointer A JSON Pointer into the body (`#/items/0/quantity`), or `query:limit`, `header:Prefer`, `path:id`.
 	Pointer string `json:"pointer"`
@@ -647,6 +751,26 @@ type ProblemTypeList struct {
 	Items []ProblemType `json:"items"`
 }
 
+// PutDefinition defines model for PutDefinition.
+type PutDefinition struct {
+	// Created The version is new.
+	Created bool `json:"created"`
+
+	// Deprecated No sagas are started of it, whatever its content. Left out if it was only checked.
+	Deprecated *bool `json:"deprecated,omitempty"`
+
+	// Digest The SHA-256 of the content, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Digest Digest `json:"digest"`
+
+	// Name Example: order
+	Name Name `json:"name"`
+
+	// Version The one that has this content. Left out if it was only checked.
+	Version *int32 `json:"version,omitempty"`
+}
+
 // Readiness defines model for Readiness.
 type Readiness struct {
 	// Checks Each check and how it stands, `ok` or `failing`. The reasons are in the log.
@@ -866,6 +990,9 @@ type Version struct {
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// DefinitionName Example: order
+type DefinitionName = Name
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
@@ -930,6 +1057,33 @@ type ListAuditLogParams struct {
 
 	// Cursor Where the page begins, `next_cursor` of the page before it. It fits only the filter it came from.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListDefinitionsParams defines parameters for ListDefinitions.
+type ListDefinitionsParams struct {
+	// After Only definitions whose names come after this one.
+	After *Name `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// PutDefinitionJSONBody defines parameters for PutDefinition.
+type PutDefinitionJSONBody = json.RawMessage
+
+// PutDefinitionParams defines parameters for PutDefinition.
+type PutDefinitionParams struct {
+	// DryRun Only say whether this could be done, and what is wrong.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+}
+
+// ListDefinitionVersionsParams defines parameters for ListDefinitionVersions.
+type ListDefinitionVersionsParams struct {
+	// Before Only versions before this one.
+	Before *int32 `form:"before,omitempty" json:"before,omitempty"`
+
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // ListOrdersParams defines parameters for ListOrders.
@@ -1063,11 +1217,20 @@ type ResolveSagaStepParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// PutDefinitionJSONRequestBody defines body for PutDefinition for application/json ContentType.
+type PutDefinitionJSONRequestBody = PutDefinitionJSONBody
+
+// DeprecateDefinitionJSONRequestBody defines body for DeprecateDefinition for application/json ContentType.
+type DeprecateDefinitionJSONRequestBody = ReasonRequest
+
 // PauseDefinitionJSONRequestBody defines body for PauseDefinition for application/json ContentType.
 type PauseDefinitionJSONRequestBody = ReasonRequest
 
 // ResumeDefinitionJSONRequestBody defines body for ResumeDefinition for application/json ContentType.
 type ResumeDefinitionJSONRequestBody = ReasonRequest
+
+// UndeprecateDefinitionJSONRequestBody defines body for UndeprecateDefinition for application/json ContentType.
+type UndeprecateDefinitionJSONRequestBody = ReasonRequest
 
 // StartOrderJSONRequestBody defines body for StartOrder for application/json ContentType.
 type StartOrderJSONRequestBody = OrderRequest
@@ -1131,15 +1294,39 @@ type ServerInterface interface {
 	// GetReadiness Can the server do its work
 	// (GET /readyz)
 	GetReadiness(w http.ResponseWriter, r *http.Request)
+	// GetDefinitionSchema The form of a definition
+	// (GET /schemas/definition.json)
+	GetDefinitionSchema(w http.ResponseWriter, r *http.Request)
 	// ListAuditLog What operators did
 	// (GET /v1/audit-log)
 	ListAuditLog(w http.ResponseWriter, r *http.Request, params ListAuditLogParams)
+	// ListDefinitions List definitions
+	// (GET /v1/definitions)
+	ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams)
+	// GetDefinition Read a definition
+	// (GET /v1/definitions/{name})
+	GetDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName)
+	// PutDefinition Define a saga
+	// (PUT /v1/definitions/{name})
+	PutDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName, params PutDefinitionParams)
+	// DeprecateDefinition Start no more sagas of a definition
+	// (POST /v1/definitions/{name}/deprecate)
+	DeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName)
 	// PauseDefinition Pause a definition
 	// (POST /v1/definitions/{name}/pause)
 	PauseDefinition(w http.ResponseWriter, r *http.Request, name Name)
 	// ResumeDefinition Resume a definition
 	// (POST /v1/definitions/{name}/resume)
 	ResumeDefinition(w http.ResponseWriter, r *http.Request, name Name)
+	// UndeprecateDefinition Start sagas of a definition again
+	// (POST /v1/definitions/{name}/undeprecate)
+	UndeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName)
+	// ListDefinitionVersions List a definition's versions, with their open sagas
+	// (GET /v1/definitions/{name}/versions)
+	ListDefinitionVersions(w http.ResponseWriter, r *http.Request, name DefinitionName, params ListDefinitionVersionsParams)
+	// GetDefinitionVersion Read one version of a definition
+	// (GET /v1/definitions/{name}/versions/{version})
+	GetDefinitionVersion(w http.ResponseWriter, r *http.Request, name DefinitionName, version int32)
 	// ListOrders List orders
 	// (GET /v1/orders)
 	ListOrders(w http.ResponseWriter, r *http.Request, params ListOrdersParams)
@@ -1251,9 +1438,39 @@ func (_ Unimplemented) GetReadiness(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// GetDefinitionSchema The form of a definition
+// (GET /schemas/definition.json)
+func (_ Unimplemented) GetDefinitionSchema(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListAuditLog What operators did
 // (GET /v1/audit-log)
 func (_ Unimplemented) ListAuditLog(w http.ResponseWriter, r *http.Request, params ListAuditLogParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListDefinitions List definitions
+// (GET /v1/definitions)
+func (_ Unimplemented) ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDefinition Read a definition
+// (GET /v1/definitions/{name})
+func (_ Unimplemented) GetDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PutDefinition Define a saga
+// (PUT /v1/definitions/{name})
+func (_ Unimplemented) PutDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName, params PutDefinitionParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeprecateDefinition Start no more sagas of a definition
+// (POST /v1/definitions/{name}/deprecate)
+func (_ Unimplemented) DeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1266,6 +1483,24 @@ func (_ Unimplemented) PauseDefinition(w http.ResponseWriter, r *http.Request, n
 // ResumeDefinition Resume a definition
 // (POST /v1/definitions/{name}/resume)
 func (_ Unimplemented) ResumeDefinition(w http.ResponseWriter, r *http.Request, name Name) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// UndeprecateDefinition Start sagas of a definition again
+// (POST /v1/definitions/{name}/undeprecate)
+func (_ Unimplemented) UndeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListDefinitionVersions List a definition's versions, with their open sagas
+// (GET /v1/definitions/{name}/versions)
+func (_ Unimplemented) ListDefinitionVersions(w http.ResponseWriter, r *http.Request, name DefinitionName, params ListDefinitionVersionsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDefinitionVersion Read one version of a definition
+// (GET /v1/definitions/{name}/versions/{version})
+func (_ Unimplemented) GetDefinitionVersion(w http.ResponseWriter, r *http.Request, name DefinitionName, version int32) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1516,6 +1751,20 @@ func (siw *ServerInterfaceWrapper) GetReadiness(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// GetDefinitionSchema operation middleware
+func (siw *ServerInterfaceWrapper) GetDefinitionSchema(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDefinitionSchema(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListAuditLog operation middleware
 func (siw *ServerInterfaceWrapper) ListAuditLog(w http.ResponseWriter, r *http.Request) {
 
@@ -1627,6 +1876,146 @@ func (siw *ServerInterfaceWrapper) ListAuditLog(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListDefinitions operation middleware
+func (siw *ServerInterfaceWrapper) ListDefinitions(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDefinitionsParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDefinitions(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDefinition operation middleware
+func (siw *ServerInterfaceWrapper) GetDefinition(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDefinition(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutDefinition operation middleware
+func (siw *ServerInterfaceWrapper) PutDefinition(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutDefinitionParams
+
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", r.URL.Query(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dry_run"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dry_run", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutDefinition(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeprecateDefinition operation middleware
+func (siw *ServerInterfaceWrapper) DeprecateDefinition(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeprecateDefinition(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // PauseDefinition operation middleware
 func (siw *ServerInterfaceWrapper) PauseDefinition(w http.ResponseWriter, r *http.Request) {
 
@@ -1670,6 +2059,122 @@ func (siw *ServerInterfaceWrapper) ResumeDefinition(w http.ResponseWriter, r *ht
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResumeDefinition(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UndeprecateDefinition operation middleware
+func (siw *ServerInterfaceWrapper) UndeprecateDefinition(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UndeprecateDefinition(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDefinitionVersions operation middleware
+func (siw *ServerInterfaceWrapper) ListDefinitionVersions(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDefinitionVersionsParams
+
+	// ------------- Optional query parameter "before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "before", r.URL.Query(), &params.Before, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDefinitionVersions(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDefinitionVersion operation middleware
+func (siw *ServerInterfaceWrapper) GetDefinitionVersion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name DefinitionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", chi.URLParam(r, "name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "version" -------------
+	var version int32
+
+	err = runtime.BindStyledParameterWithOptions("simple", "version", chi.URLParam(r, "version"), &version, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "int32", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDefinitionVersion(w, r, name, version)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2805,6 +3310,27 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/audit-log", wrapper.ListAuditLog)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/definitions", wrapper.ListDefinitions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/definitions/{name}", wrapper.GetDefinition)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/definitions/{name}", wrapper.PutDefinition)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/definitions/{name}/versions", wrapper.ListDefinitionVersions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/definitions/{name}/versions/{version}", wrapper.GetDefinitionVersion)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/definitions/{name}/deprecate", wrapper.DeprecateDefinition)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/definitions/{name}/undeprecate", wrapper.UndeprecateDefinition)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.GetLiveness)
 	})
 	r.Group(func(r chi.Router) {
@@ -2821,6 +3347,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/asyncapi.yaml", wrapper.GetAsyncapiYaml)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/schemas/definition.json", wrapper.GetDefinitionSchema)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/problems", wrapper.ListProblems)
@@ -3575,6 +4104,75 @@ func (response GetReadiness503JSONResponse) VisitGetReadinessResponse(w http.Res
 	return err
 }
 
+type GetDefinitionSchemaRequestObject struct {
+}
+
+type GetDefinitionSchemaResponseObject interface {
+	VisitGetDefinitionSchemaResponse(w http.ResponseWriter) error
+}
+
+type GetDefinitionSchema200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetDefinitionSchema200ApplicationSchemaPlusJSONResponse struct {
+	Body    json.RawMessage
+	Headers GetDefinitionSchema200ResponseHeaders
+}
+
+func (response GetDefinitionSchema200ApplicationSchemaPlusJSONResponse) VisitGetDefinitionSchemaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/schema+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionSchema400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionSchema400ApplicationProblemPlusJSONResponse) VisitGetDefinitionSchemaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionSchema500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionSchema500ApplicationProblemPlusJSONResponse) VisitGetDefinitionSchemaResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListAuditLogRequestObject struct {
 	Params ListAuditLogParams
 }
@@ -3654,6 +4252,543 @@ type ListAuditLog503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListAuditLog503ApplicationProblemPlusJSONResponse) VisitListAuditLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionsRequestObject struct {
+	Params ListDefinitionsParams
+}
+
+type ListDefinitionsResponseObject interface {
+	VisitListDefinitionsResponse(w http.ResponseWriter) error
+}
+
+type ListDefinitions200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListDefinitions200JSONResponse struct {
+	Body    DefinitionList
+	Headers ListDefinitions200ResponseHeaders
+}
+
+func (response ListDefinitions200JSONResponse) VisitListDefinitionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitions400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitions400ApplicationProblemPlusJSONResponse) VisitListDefinitionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitions500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitions500ApplicationProblemPlusJSONResponse) VisitListDefinitionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitions503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitions503ApplicationProblemPlusJSONResponse) VisitListDefinitionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionRequestObject struct {
+	Name DefinitionName `json:"name"`
+}
+
+type GetDefinitionResponseObject interface {
+	VisitGetDefinitionResponse(w http.ResponseWriter) error
+}
+
+type GetDefinition200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetDefinition200JSONResponse struct {
+	Body    Definition
+	Headers GetDefinition200ResponseHeaders
+}
+
+func (response GetDefinition200JSONResponse) VisitGetDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinition400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinition400ApplicationProblemPlusJSONResponse) VisitGetDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinition404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinition404ApplicationProblemPlusJSONResponse) VisitGetDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinition500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinition500ApplicationProblemPlusJSONResponse) VisitGetDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinition503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinition503ApplicationProblemPlusJSONResponse) VisitGetDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinitionRequestObject struct {
+	Name     DefinitionName `json:"name"`
+	Params   PutDefinitionParams
+	JSONBody *PutDefinitionJSONRequestBody
+	Body     io.Reader
+}
+
+type PutDefinitionResponseObject interface {
+	VisitPutDefinitionResponse(w http.ResponseWriter) error
+}
+
+type PutDefinition200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type PutDefinition200JSONResponse struct {
+	Body    PutDefinition
+	Headers PutDefinition200ResponseHeaders
+}
+
+func (response PutDefinition200JSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition201ResponseHeaders struct {
+	Location   *string
+	XRequestId *string
+}
+
+type PutDefinition201JSONResponse struct {
+	Body    PutDefinition
+	Headers PutDefinition201ResponseHeaders
+}
+
+func (response PutDefinition201JSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition400ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition413ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition415ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition422ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition500ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutDefinition503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response PutDefinition503ApplicationProblemPlusJSONResponse) VisitPutDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinitionRequestObject struct {
+	Name DefinitionName `json:"name"`
+	Body *DeprecateDefinitionJSONRequestBody
+}
+
+type DeprecateDefinitionResponseObject interface {
+	VisitDeprecateDefinitionResponse(w http.ResponseWriter) error
+}
+
+type DeprecateDefinition200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type DeprecateDefinition200JSONResponse struct {
+	Body    Definition
+	Headers DeprecateDefinition200ResponseHeaders
+}
+
+func (response DeprecateDefinition200JSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition400ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition404ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition413ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition415ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition500ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeprecateDefinition503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response DeprecateDefinition503ApplicationProblemPlusJSONResponse) VisitDeprecateDefinitionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3954,6 +5089,384 @@ type ResumeDefinition503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ResumeDefinition503ApplicationProblemPlusJSONResponse) VisitResumeDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinitionRequestObject struct {
+	Name DefinitionName `json:"name"`
+	Body *UndeprecateDefinitionJSONRequestBody
+}
+
+type UndeprecateDefinitionResponseObject interface {
+	VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error
+}
+
+type UndeprecateDefinition200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type UndeprecateDefinition200JSONResponse struct {
+	Body    Definition
+	Headers UndeprecateDefinition200ResponseHeaders
+}
+
+func (response UndeprecateDefinition200JSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition400ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition404ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition413ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition415ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition500ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UndeprecateDefinition503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response UndeprecateDefinition503ApplicationProblemPlusJSONResponse) VisitUndeprecateDefinitionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionVersionsRequestObject struct {
+	Name   DefinitionName `json:"name"`
+	Params ListDefinitionVersionsParams
+}
+
+type ListDefinitionVersionsResponseObject interface {
+	VisitListDefinitionVersionsResponse(w http.ResponseWriter) error
+}
+
+type ListDefinitionVersions200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListDefinitionVersions200JSONResponse struct {
+	Body    DefinitionVersionList
+	Headers ListDefinitionVersions200ResponseHeaders
+}
+
+func (response ListDefinitionVersions200JSONResponse) VisitListDefinitionVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionVersions400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitionVersions400ApplicationProblemPlusJSONResponse) VisitListDefinitionVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionVersions404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitionVersions404ApplicationProblemPlusJSONResponse) VisitListDefinitionVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionVersions500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitionVersions500ApplicationProblemPlusJSONResponse) VisitListDefinitionVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDefinitionVersions503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListDefinitionVersions503ApplicationProblemPlusJSONResponse) VisitListDefinitionVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionVersionRequestObject struct {
+	Name    DefinitionName `json:"name"`
+	Version int32          `json:"version"`
+}
+
+type GetDefinitionVersionResponseObject interface {
+	VisitGetDefinitionVersionResponse(w http.ResponseWriter) error
+}
+
+type GetDefinitionVersion200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetDefinitionVersion200JSONResponse struct {
+	Body    DefinitionVersion
+	Headers GetDefinitionVersion200ResponseHeaders
+}
+
+func (response GetDefinitionVersion200JSONResponse) VisitGetDefinitionVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionVersion400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionVersion400ApplicationProblemPlusJSONResponse) VisitGetDefinitionVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionVersion404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionVersion404ApplicationProblemPlusJSONResponse) VisitGetDefinitionVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionVersion500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionVersion500ApplicationProblemPlusJSONResponse) VisitGetDefinitionVersionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDefinitionVersion503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetDefinitionVersion503ApplicationProblemPlusJSONResponse) VisitGetDefinitionVersionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7135,15 +8648,39 @@ type StrictServerInterface interface {
 	// GetReadiness Can the server do its work
 	// (GET /readyz)
 	GetReadiness(ctx context.Context, request GetReadinessRequestObject) (GetReadinessResponseObject, error)
+	// GetDefinitionSchema The form of a definition
+	// (GET /schemas/definition.json)
+	GetDefinitionSchema(ctx context.Context, request GetDefinitionSchemaRequestObject) (GetDefinitionSchemaResponseObject, error)
 	// ListAuditLog What operators did
 	// (GET /v1/audit-log)
 	ListAuditLog(ctx context.Context, request ListAuditLogRequestObject) (ListAuditLogResponseObject, error)
+	// ListDefinitions List definitions
+	// (GET /v1/definitions)
+	ListDefinitions(ctx context.Context, request ListDefinitionsRequestObject) (ListDefinitionsResponseObject, error)
+	// GetDefinition Read a definition
+	// (GET /v1/definitions/{name})
+	GetDefinition(ctx context.Context, request GetDefinitionRequestObject) (GetDefinitionResponseObject, error)
+	// PutDefinition Define a saga
+	// (PUT /v1/definitions/{name})
+	PutDefinition(ctx context.Context, request PutDefinitionRequestObject) (PutDefinitionResponseObject, error)
+	// DeprecateDefinition Start no more sagas of a definition
+	// (POST /v1/definitions/{name}/deprecate)
+	DeprecateDefinition(ctx context.Context, request DeprecateDefinitionRequestObject) (DeprecateDefinitionResponseObject, error)
 	// PauseDefinition Pause a definition
 	// (POST /v1/definitions/{name}/pause)
 	PauseDefinition(ctx context.Context, request PauseDefinitionRequestObject) (PauseDefinitionResponseObject, error)
 	// ResumeDefinition Resume a definition
 	// (POST /v1/definitions/{name}/resume)
 	ResumeDefinition(ctx context.Context, request ResumeDefinitionRequestObject) (ResumeDefinitionResponseObject, error)
+	// UndeprecateDefinition Start sagas of a definition again
+	// (POST /v1/definitions/{name}/undeprecate)
+	UndeprecateDefinition(ctx context.Context, request UndeprecateDefinitionRequestObject) (UndeprecateDefinitionResponseObject, error)
+	// ListDefinitionVersions List a definition's versions, with their open sagas
+	// (GET /v1/definitions/{name}/versions)
+	ListDefinitionVersions(ctx context.Context, request ListDefinitionVersionsRequestObject) (ListDefinitionVersionsResponseObject, error)
+	// GetDefinitionVersion Read one version of a definition
+	// (GET /v1/definitions/{name}/versions/{version})
+	GetDefinitionVersion(ctx context.Context, request GetDefinitionVersionRequestObject) (GetDefinitionVersionResponseObject, error)
 	// ListOrders List orders
 	// (GET /v1/orders)
 	ListOrders(ctx context.Context, request ListOrdersRequestObject) (ListOrdersResponseObject, error)
@@ -7436,6 +8973,30 @@ func (sh *strictHandler) GetReadiness(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// GetDefinitionSchema operation middleware
+func (sh *strictHandler) GetDefinitionSchema(w http.ResponseWriter, r *http.Request) {
+	var request GetDefinitionSchemaRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDefinitionSchema(ctx, request.(GetDefinitionSchemaRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDefinitionSchema")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDefinitionSchemaResponseObject); ok {
+		if err := validResponse.VisitGetDefinitionSchemaResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListAuditLog operation middleware
 func (sh *strictHandler) ListAuditLog(w http.ResponseWriter, r *http.Request, params ListAuditLogParams) {
 	var request ListAuditLogRequestObject
@@ -7455,6 +9016,134 @@ func (sh *strictHandler) ListAuditLog(w http.ResponseWriter, r *http.Request, pa
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListAuditLogResponseObject); ok {
 		if err := validResponse.VisitListAuditLogResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDefinitions operation middleware
+func (sh *strictHandler) ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams) {
+	var request ListDefinitionsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDefinitions(ctx, request.(ListDefinitionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDefinitions")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDefinitionsResponseObject); ok {
+		if err := validResponse.VisitListDefinitionsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDefinition operation middleware
+func (sh *strictHandler) GetDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
+	var request GetDefinitionRequestObject
+
+	request.Name = name
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDefinition(ctx, request.(GetDefinitionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDefinition")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDefinitionResponseObject); ok {
+		if err := validResponse.VisitGetDefinitionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutDefinition operation middleware
+func (sh *strictHandler) PutDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName, params PutDefinitionParams) {
+	var request PutDefinitionRequestObject
+
+	request.Name = name
+	request.Params = params
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+
+		var body PutDefinitionJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.JSONBody = &body
+
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/yaml") {
+		request.Body = r.Body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutDefinition(ctx, request.(PutDefinitionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutDefinition")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutDefinitionResponseObject); ok {
+		if err := validResponse.VisitPutDefinitionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeprecateDefinition operation middleware
+func (sh *strictHandler) DeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
+	var request DeprecateDefinitionRequestObject
+
+	request.Name = name
+
+	var body DeprecateDefinitionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeprecateDefinition(ctx, request.(DeprecateDefinitionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeprecateDefinition")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeprecateDefinitionResponseObject); ok {
+		if err := validResponse.VisitDeprecateDefinitionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -7527,6 +9216,96 @@ func (sh *strictHandler) ResumeDefinition(w http.ResponseWriter, r *http.Request
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResumeDefinitionResponseObject); ok {
 		if err := validResponse.VisitResumeDefinitionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UndeprecateDefinition operation middleware
+func (sh *strictHandler) UndeprecateDefinition(w http.ResponseWriter, r *http.Request, name DefinitionName) {
+	var request UndeprecateDefinitionRequestObject
+
+	request.Name = name
+
+	var body UndeprecateDefinitionJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UndeprecateDefinition(ctx, request.(UndeprecateDefinitionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UndeprecateDefinition")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UndeprecateDefinitionResponseObject); ok {
+		if err := validResponse.VisitUndeprecateDefinitionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDefinitionVersions operation middleware
+func (sh *strictHandler) ListDefinitionVersions(w http.ResponseWriter, r *http.Request, name DefinitionName, params ListDefinitionVersionsParams) {
+	var request ListDefinitionVersionsRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDefinitionVersions(ctx, request.(ListDefinitionVersionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDefinitionVersions")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDefinitionVersionsResponseObject); ok {
+		if err := validResponse.VisitListDefinitionVersionsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDefinitionVersion operation middleware
+func (sh *strictHandler) GetDefinitionVersion(w http.ResponseWriter, r *http.Request, name DefinitionName, version int32) {
+	var request GetDefinitionVersionRequestObject
+
+	request.Name = name
+	request.Version = version
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDefinitionVersion(ctx, request.(GetDefinitionVersionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDefinitionVersion")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDefinitionVersionResponseObject); ok {
+		if err := validResponse.VisitGetDefinitionVersionResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
