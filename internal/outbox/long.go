@@ -38,19 +38,21 @@ type part struct {
 // listed at once.
 const partsMost = 256
 
+// window names the open window of a group.
+func (g group) window() string { return fmt.Sprint(g.from, g.to, g.lanes) }
+
 // longWindow returns what is known of the open window of a group.
 func (rd *reader) longWindow(g group) *long {
-	key := func(g group) string { return fmt.Sprint(g.from, g.to, g.lanes) }
-	w := rd.long[key(g)]
+	w := rd.long[g.window()]
 	if w == nil {
 		kept := map[string]*long{}
 		for _, other := range rd.groups() { // of windows that have ended nothing is kept
-			if l := rd.long[key(other)]; l != nil {
-				kept[key(other)] = l
+			if l := rd.long[other.window()]; l != nil {
+				kept[other.window()] = l
 			}
 		}
 		w = &long{after: g.pos, more: true}
-		kept[key(g)], rd.long = w, kept
+		kept[g.window()], rd.long = w, kept
 	}
 	return w
 }

@@ -74,7 +74,8 @@ const (
 	backoffFirst = 50 * time.Millisecond
 	backoffMost  = 5 * time.Second
 
-	readTimeout   = time.Minute // a window of millions of rows takes a while
+	readTimeout   = time.Minute // a window of millions of rows takes a while; one of a hundred million, more than one try
+	readMost      = time.Hour
 	settleTimeout = 10 * time.Second
 )
 
@@ -219,9 +220,7 @@ func wait(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 
 // pass publishes one page. It returns how many rows left the outbox.
 func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
-	readCtx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	p, err := rd.next(readCtx)
+	p, err := rd.nextInTime(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -60,6 +60,9 @@ func (rd *reader) settle(ctx context.Context, p page, done int, out []aside) err
 			rd.todo, rd.long = nil, nil // they were of more lanes
 		}
 	}
+	if next.to == "" {
+		delete(rd.long, p.window())
+	}
 	rd.moves++
 	return nil
 }

@@ -37,7 +37,8 @@ type reader struct {
 	todo     []group         // still to be read, up to until
 	until    string          // the snapshot at which all lanes were last looked at
 	long     map[string]*long
-	moves    int // how often we moved a position
+	moves    int           // how often we moved a position
+	limit    time.Duration // of reading a page
 	parking  parking
 }
 
@@ -162,6 +163,22 @@ func (rd *reader) next(ctx context.Context) (page, error) {
 			}
 		}
 	}
+}
+
+// nextInTime is next, with a limit. A window may be so long that it cannot be
+// searched within it: then the next try has more time.
+func (rd *reader) nextInTime(ctx context.Context) (page, error) {
+	rd.limit = max(rd.limit, readTimeout)
+	limited, cancel := context.WithTimeout(ctx, rd.limit)
+	defer cancel()
+	p, err := rd.next(limited)
+	switch {
+	case err == nil:
+		rd.limit = readTimeout
+	case limited.Err() != nil && ctx.Err() == nil:
+		rd.limit = min(2*rd.limit, readMost)
+	}
+	return p, err
 }
 
 // groups puts lanes together that stand at the same place.
