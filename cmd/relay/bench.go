@@ -21,7 +21,7 @@ type benchCmd struct {
 	JSON   string `name:"json" help:"Write the outcome into this file, as JSON." placeholder:"FILE"`
 	Rows   int    `help:"Messages that wait when a turn begins; default 200000, or 30000 with --quick." placeholder:"N"`
 	Large  int    `help:"Messages of the large backlog; default 2000000, or 200000 with --quick." placeholder:"N"`
-	Rounds int    `help:"Turns that each of two things that are compared gets; default 3, or 2 with --quick." placeholder:"N"`
+	Rounds int    `help:"Turns that each of two things that are compared gets; default 5, or 3 with --quick." placeholder:"N"`
 	Server string `help:"The server's program, which measures; default: the one beside this one, or it is built." placeholder:"FILE"`
 }
 

@@ -24,7 +24,7 @@ type benchRelayCmd struct {
 	Rows      int           `help:"Messages that wait when a turn begins; default 200000, or 30000 with --quick."`
 	Small     int           `help:"Messages of the small backlog." default:"10000"`
 	Large     int           `help:"Messages of the large backlog; default 2000000, or 200000 with --quick."`
-	Rounds    int           `help:"Turns that each of two things that are compared gets; default 3, or 2 with --quick."`
+	Rounds    int           `help:"Turns that each of two things that are compared gets; default 5, or 3 with --quick."`
 	Rate      int           `help:"Messages a second in the latency part." default:"100"`
 	RateFor   time.Duration `help:"Length of the latency part; default 30s, or 6s with --quick."`
 	SteadyFor time.Duration `help:"Length of the steady part; default 10s, or 3s with --quick."`
@@ -35,7 +35,7 @@ type benchRelayCmd struct {
 func (b benchRelayCmd) Run(ctx context.Context, out program.Streams) error {
 	orElse(&b.Rows, 200_000, 30_000, b.Quick)
 	orElse(&b.Large, 2_000_000, 200_000, b.Quick)
-	orElse(&b.Rounds, 3, 2, b.Quick)
+	orElse(&b.Rounds, 5, 3, b.Quick)
 	orElse(&b.RateFor, 30*time.Second, 6*time.Second, b.Quick)
 	orElse(&b.SteadyFor, 10*time.Second, 3*time.Second, b.Quick)
 	switch {

@@ -28,7 +28,7 @@ type RelayConfig struct {
 }
 
 // RelayReport is what came of it. Ratios are of one run, of two things that
-// were measured in turns.
+// were measured in turns: of throughput the median of the turns' ratios.
 type RelayReport struct {
 	At         time.Time       `json:"at"`
 	TookS      float64         `json:"took_seconds"`

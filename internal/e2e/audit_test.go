@@ -140,8 +140,7 @@ func (w *world) sampleOnce(ctx context.Context) error {
 	era := w.era
 	w.mu.Unlock()
 	return pgx.BeginTxFunc(ctx, w.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT lane, pg_snapshot_xmax(snap_from)::text::bigint, pos, coalesce(to_jsonb(l)->>'owner', ''),
-			coalesce((to_jsonb(l)->>'epoch')::bigint, 0) FROM outbox_lane l ORDER BY lane`)
+		rows, err := tx.Query(ctx, `SELECT lane, pg_snapshot_xmax(snap_from)::text::bigint, pos, coalesce(owner, ''), epoch FROM outbox_lane ORDER BY lane`)
 		if err != nil {
 			return err
 		}

@@ -103,8 +103,10 @@ func startWorld(t *testing.T, forgetful bool) *world {
 	w.mustRun(testkit.Build(t, "cmd/relay"), "install", "--database-url", w.postgres.URL("service"))
 	w.pool, w.elsewhere = testkit.Pool(t, w.postgres.URL("service")+"&pool_max_conns=20"), testkit.Pool(t, w.postgres.URL("elsewhere"))
 	w.effects = testkit.Pool(t, testkit.EmptyDatabaseURL(t)+"&pool_max_conns=10")
-	if _, err := w.pool.Exec(t.Context(), serviceSchema); err != nil {
-		t.Fatal(err)
+	for _, q := range []string{serviceSchema, `SELECT outbox_set_lanes(4)`} {
+		if _, err := w.pool.Exec(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.nats = testkit.NATS(t)
 	if w.nc, err = nats.Connect(w.nats.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond)); err != nil {
@@ -123,7 +125,8 @@ func startWorld(t *testing.T, forgetful bool) *world {
 		retain = historyRetain.String()
 	}
 	for range 2 {
-		p := s.program("cmd/relay", "run", "--admin-addr", "", "--database-url", w.toPostgres.URL, "--nats-url", w.toNATS.URL, "--prefix", "hist", "--retain", retain)
+		p := s.program("cmd/relay", "run", "--admin-addr", "", "--database-url", w.toPostgres.URL, "--nats-url", w.toNATS.URL, "--prefix", "hist",
+			"--retain", retain, "--lease", "1s")
 		p.start()
 		w.relays = append(w.relays, p)
 	}

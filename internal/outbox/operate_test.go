@@ -117,6 +117,28 @@ func TestARewindLocksTheRing(t *testing.T) {
 	}
 }
 
+// A rewind waits for whoever changes lanes, and does not stand in his way.
+func TestARewindWaitsForWhoChangesLanes(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Postgres(t)
+	execute(t, pool, `SELECT outbox_set_lanes(3)`)
+	relay := begin(t, pool)
+	execute(t, relay, `UPDATE outbox_lane SET pos = pos WHERE lane = 2`)
+	rewound := make(chan error, 1)
+	go func() {
+		_, err := Rewind(t.Context(), pool, nil, time.Time{}, time.Hour)
+		rewound <- err
+	}()
+	testkit.Eventually(t, "the rewind waits", 10*time.Second, func() (bool, string) {
+		return ask[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1, ""
+	})
+	execute(t, relay, `UPDATE outbox_lane SET pos = pos WHERE lane < 2`)
+	commit(t, relay)
+	if err := <-rewound; err != nil {
+		t.Error(err)
+	}
+}
+
 // The status counts what waits, in the window at hand and behind it.
 func TestTheStatusCountsWhatWaits(t *testing.T) {
 	t.Parallel()

@@ -48,6 +48,11 @@ func Rewind(ctx context.Context, pool *pgxpool.Pool, lane *int, at time.Time, ag
 		if _, err := tx.Exec(ctx, `SELECT FROM outbox_ring FOR UPDATE`); err != nil {
 			return err
 		}
+		// Relays change several lanes in one statement, in whatever order: to
+		// lock them one by one would be to meet half-way.
+		if _, err := tx.Exec(ctx, `LOCK TABLE outbox_lane IN SHARE ROW EXCLUSIVE MODE`); err != nil {
+			return err
+		}
 		rows, err := tx.Query(ctx, q, moment, ago.Seconds(), lane)
 		if err != nil {
 			return err
