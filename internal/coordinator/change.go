@@ -45,6 +45,8 @@ type row struct {
 	staleSeen []staleReply
 	beside    []beside
 	due       time.Time // of a new timer row; zero: none is needed
+	lock      lockMove  // that is still to be made
+	unlocked  bool      // it has given back its lock, for which others may have waited
 }
 
 // beside is what is written with a saga, besides what every change writes.
@@ -151,6 +153,9 @@ func (c *Coordinator) changeOnce(ctx context.Context, find func(*transaction) er
 	if err := decide(tx); err != nil {
 		return nil, err
 	}
+	if err := tx.takeLocks(ctx); err != nil {
+		return nil, err
+	}
 	rows := tx.sorted()
 	if err := s.store(ctx, rows, tx.dead); err != nil {
 		return nil, fmt.Errorf("store sagas: %w", err)
@@ -245,6 +250,7 @@ func (r *row) take(c *Coordinator, d saga.Decision, p *pauses, now time.Time) er
 		r.wakeAt = time.Time{}
 	}
 	r.version++
+	r.moveLock(r.state, d.Next)
 	r.state, r.updated = d.Next, now
 	r.history = append(r.history, transition{version: r.version, at: now, entries: entries})
 	for _, cmd := range d.Commands {
@@ -313,6 +319,9 @@ func (c *Coordinator) committed(rows []*row) {
 		})
 		if !r.due.IsZero() {
 			c.pokeTimers(r.due)
+		}
+		if r.unlocked {
+			c.pokeTimers(r.updated)
 		}
 		c.count(r)
 	}

@@ -115,6 +115,7 @@ func (s *pgSession) store(ctx context.Context, rows []*row, dead []deadLetter) e
 	queueUpdate(b, rows)
 	queueHistory(b, rows)
 	queueTimers(b, rows)
+	queueLocks(b, rows, nil)
 	queueStale(b, rows)
 	queueDead(b, dead)
 	queueBeside(b, rows)
@@ -232,6 +233,7 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 	queueOrders(b, jobs)
 	queueHistory(b, rows)
 	queueTimers(b, rows)
+	queueLocks(b, rows, nil) // of what has ended at once
 	queueBeside(b, rows)
 	queueMessages(b, rows)
 }

@@ -49,6 +49,7 @@ func (c *Coordinator) StaleReplies(ctx context.Context, id uuid.UUID) (n int, er
 type SagaFilter struct {
 	Statuses   []saga.Status
 	Definition string
+	Lock       string    // only those that hold, or wait for, the lock of that key
 	Before     uuid.UUID // only older ones
 	Limit      int
 }
@@ -62,6 +63,10 @@ func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, err
 	}
 	if f.Definition != "" {
 		q.and(`s.definition_id IN (SELECT id FROM definition WHERE name = `, f.Definition)
+		q.text += `)`
+	}
+	if f.Lock != "" {
+		q.and(`s.id IN (SELECT saga_id FROM saga_lock WHERE key = `, f.Lock)
 		q.text += `)`
 	}
 	if f.Before != uuid.Nil {
@@ -150,7 +155,7 @@ func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Sag
 			sagas[i].Actions = slices.DeleteFunc(sagas[i].Actions, func(a string) bool { return a == "restart" })
 		}
 	}
-	return sagas, nil
+	return sagas, c.placeLocks(ctx, sagas)
 }
 
 // History returns the facts after the one with number after, and whether
@@ -227,7 +232,7 @@ func (c *Coordinator) readHistory(ctx context.Context, id uuid.UUID) (*saga.Defi
 func historyEvent(def *saga.Definition, seq int, version int64, at time.Time, e saga.Entry) HistoryEvent {
 	ev := HistoryEvent{
 		Seq: seq, Version: version, At: at, Type: string(e.Type), Phase: string(e.Phase), Generation: e.Generation,
-		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), StartAt: orNil(e.StartAt), Payload: e.Payload, RestartOf: e.RestartOf,
+		Attempt: e.Attempt, Result: e.Result, Error: e.Error, Reason: e.Reason, Actor: e.Actor, DueAt: orNil(e.DueAt), StartAt: orNil(e.StartAt), Lock: e.Lock, Payload: e.Payload, RestartOf: e.RestartOf,
 	}
 	if e.Step > 0 && e.Step <= len(def.Steps) {
 		ev.Step = def.Steps[e.Step-1].Name

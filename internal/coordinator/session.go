@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // database is where sagas are changed: Postgres (postgres.go) or, in the
@@ -30,9 +32,16 @@ type session interface {
 	// committed: after a crash they are still there.
 	lockDue(ctx context.Context, now time.Time, limit int) ([]*row, error)
 
+	// moveLocks gives back the locks of sagas that have ended and puts those that
+	// want one, or will, into the order of acceptance. It grants all that are
+	// free then, and returns those of rows that want one and now hold it; others
+	// that got one have a timer row that is due. It is the last to lock anything.
+	moveLocks(ctx context.Context, rows []*row) (held []uuid.UUID, err error)
+
 	// store writes what has become of sagas, and what could not be read. If one
 	// of them is not as its guard says, it returns an error that [gaveUp]
-	// knows, and nothing has happened.
+	// knows, and nothing has happened. Locks that are only given back are its
+	// business too, and that those who get them have a timer row that is due.
 	store(ctx context.Context, rows []*row, dead []deadLetter) error
 
 	// claim gives each key to the saga named with it, unless the key belongs to

@@ -28,6 +28,8 @@ type simDB struct {
 	settled int           // so many of them has the relay passed
 	parked  []*simMessage
 	dead    int // dead letters
+	locks   map[string][]simLock
+	guards  map[string]*simSession // of the keys of locks
 }
 
 // simSaga is a row of saga, its history and its stale replies. What is read of
@@ -72,6 +74,7 @@ type simSession struct {
 	locked []*simSaga
 	timers []*simTimer
 	keys   []keyOf
+	locks  simLocks
 	ended  bool
 }
 
@@ -193,6 +196,7 @@ func (s *simSession) commit(apply func()) error {
 	if w.chance(w.flaky) {
 		return errConnection
 	}
+	s.keepLocks()
 	apply()
 	if w.plant != forgottenTimers {
 		s.db.timers = slices.DeleteFunc(s.db.timers, func(t *simTimer) bool { return t.takenBy == s })
@@ -210,6 +214,7 @@ func (s *simSession) commit(apply func()) error {
 }
 
 func (s *simSession) end() {
+	s.unguard()
 	for _, st := range s.locked {
 		st.lockedBy = nil
 	}
@@ -244,6 +249,9 @@ func (s *simSession) store(_ context.Context, rows []*row, dead []deadLetter) er
 	}
 	if slices.ContainsFunc(rows, unstorable) {
 		return &pgconn.PgError{Code: "22P05", Message: "untranslatable character"}
+	}
+	if err := s.relock(rows, nil); err != nil {
+		return err
 	}
 	return s.commit(func() {
 		for _, r := range rows {
@@ -367,6 +375,13 @@ func (s *simSession) claim(_ context.Context, owners map[keyOf]owner, _ time.Tim
 }
 
 func (s *simSession) create(_ context.Context, starts []*startJob) error {
+	var ended []*row
+	for _, job := range starts {
+		ended = append(ended, job.row)
+	}
+	if err := s.relock(ended, nil); err != nil {
+		return err
+	}
 	return s.commit(func() {
 		var rows []*row
 		for _, job := range starts {

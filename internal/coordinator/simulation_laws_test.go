@@ -43,8 +43,9 @@ func (w *world) checkUnchanged(st *simSaga, r *row) {
 // checkTimer: nothing in flight is forgotten. (P2) The timers that s has taken
 // go with its commit.
 func (w *world) checkTimer(st *simSaga, s *simSession) {
+	w.checkLock(st, s)
 	switch {
-	case !st.open() || st.state.Paused() || (st.status == saga.Stuck && st.state.WakeAt().IsZero()):
+	case !st.open() || st.state.Paused() || st.state.WaitsFor() == saga.ForLock && st.state.WakeAt().IsZero() || (st.status == saga.Stuck && st.state.WakeAt().IsZero()):
 		return
 	case st.wakeAt.IsZero():
 		w.failf("P2", "saga %s is %s and has no time at which to look at it", st.name(), st.status)

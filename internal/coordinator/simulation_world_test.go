@@ -122,7 +122,7 @@ var (
 
 func newWorld(l *lab, seed uint64, planted plant, log *strings.Builder) *world {
 	w := &world{Seeded: simulation.NewSeeded(seed, 0), lab: l, seed: seed, plant: planted, log: log, now: simStart}
-	w.db = &simDB{w: w, sagas: map[uuid.UUID]*simSaga{}, keys: map[keyOf]*simKey{}}
+	w.db = &simDB{w: w, sagas: map[uuid.UUID]*simSaga{}, keys: map[keyOf]*simKey{}, locks: map[string][]simLock{}, guards: map[string]*simSession{}}
 	w.said = map[statement]bool{}
 	w.nats = simNATS{w: w, full: map[string]bool{}, known: map[any]bool{}}
 	w.participants.Forgetful, w.participants.Trusting = planted == forgetfulInbox, planted == trustingInbox

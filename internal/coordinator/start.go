@@ -57,6 +57,8 @@ type startJob struct {
 	order *Order
 	key   *IdempotencyKey
 	done  chan startResult // of capacity 1: the writer never waits for a caller
+
+	waiting *row // what row was before its lock was granted; nil: it needs none
 }
 
 type startResult struct {
@@ -152,6 +154,11 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	held := c.pauses.Load()
 	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again, Held: held.held(def.Definition)}
 	d, err := saga.StartWith(def.Definition, id.String(), req.Input, opening, now)
+	var noKey *saga.LockError
+	if errors.As(err, &noKey) {
+		c.Log.Info("a start was refused", "definition", def.Name, "err", err)
+		return nil, &InputError{Problems: []InputProblem{{Pointer: "#", Detail: "gives no key to the definition's lock `" + noKey.Expression + "`"}}}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +174,12 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	if r.state.WaitsFor() == "" {
 		r.lookBy(now.Add(soonest(def.Steps)))
 	}
-	return &startJob{row: r, order: req.Order, key: req.Key, done: make(chan startResult, 1)}, nil
+	job := &startJob{row: r, order: req.Order, key: req.Key, done: make(chan startResult, 1)}
+	if r.lock != lockStays {
+		waiting := *r
+		job.waiting = &waiting
+	}
+	return job, nil
 }
 
 // lookBy makes a saga's first timer row early enough for its later steps too:
@@ -193,6 +205,9 @@ func (c *Coordinator) started(ctx context.Context, job *startJob, res startResul
 	}
 	r := job.row
 	s, err := view(r.def.Definition, r.state, r.version, r.created, r.updated, 0)
+	if err == nil && s.WaitsFor == saga.ForLock {
+		s, err = c.Get(ctx, r.id) // and who holds it
+	}
 	return Started{Saga: s}, err
 }
 
@@ -290,6 +305,9 @@ func (c *Coordinator) writeStarts(ctx context.Context, jobs []*startJob) (_ []st
 		if results[i] == (startResult{}) {
 			winners = append(winners, job)
 		}
+	}
+	if err := c.takeLocks(ctx, s, winners); err != nil {
+		return nil, err
 	}
 	if err := s.create(ctx, winners); err != nil {
 		return nil, fmt.Errorf("store starts: %w", err)

@@ -95,12 +95,14 @@ func (f *fixture) queued(requests []coordinator.StartRequest) []error {
 	f.t.Helper()
 	reg := prometheus.NewRegistry()
 	c := coordinator.New(coordinator.Config{Pool: f.pool, Now: f.clock.Now, Metrics: coordinator.NewMetrics(reg)})
-	def, err := saga.Parse([]byte(threeSteps))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if err := c.Register(f.t.Context(), def); err != nil {
-		f.t.Fatal(err)
+	for _, text := range []string{threeSteps, lockedSteps} {
+		def, err := saga.Parse([]byte(text))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if err := c.Register(f.t.Context(), def); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	errs := make([]error, len(requests))
 	var wg sync.WaitGroup

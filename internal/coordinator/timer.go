@@ -152,5 +152,8 @@ func (tx *transaction) fire(r *row) error {
 	if d.Ignored != "" {
 		r.schedule(tx.now)
 	}
+	if r.state.WaitsFor() == saga.ForLock { // it may have been granted: that is what woke it
+		r.lock = lockWanted
+	}
 	return nil
 }

@@ -74,6 +74,7 @@ type Saga struct {
 	PausedAt          *time.Time // nil: it is not paused
 	WaitsFor          saga.Waits // what keeps it from beginning; empty: nothing
 	StartAt           *time.Time // nil: it does not wait for that
+	Lock              *Lock      // nil: it may run beside any other
 	StaleReplies      int        // replies that changed nothing
 	RestartOf         string     // id of the saga that this one takes up again; empty: none
 	RestartedAs       uuid.UUID  // the saga that takes this one up; nil: none. Known where it is read, not where it is awaited
@@ -116,6 +117,7 @@ type HistoryEvent struct {
 	Attempt    int
 	DueAt      *time.Time
 	StartAt    *time.Time // of the start: when the first steps may begin
+	Lock       string     // of the start: the key of its lock; empty: it needs none
 	Result     json.RawMessage
 	Error      *Failure
 	Reason     string
@@ -138,6 +140,9 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale, RestartOf: s.RestartOf,
 		WaitsFor: s.WaitsFor(), StartAt: orNil(s.StartAt),
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
+	}
+	if s.Lock != nil {
+		v.Lock = &Lock{Lock: *s.Lock}
 	}
 	if len(def.Steps) > 0 {
 		v.Actions = saga.Allowed(def, s)

@@ -28,6 +28,7 @@ func (c *Coordinator) Verify(ctx context.Context, each func(Flaw)) (int, error) 
 	const q = `
 		SELECT s.id, s.definition_id, s.version, s.status, s.state, s.input,
 		       ARRAY(SELECT h.version FROM saga_history h WHERE h.saga_id = s.id ORDER BY h.version),
+		       coalesce((SELECT CASE WHEN l.held THEN 'held' WHEN l.due THEN 'lock' ELSE 'start' END FROM saga_lock l WHERE l.saga_id = s.id), ''),
 		       ARRAY(SELECT json_build_object('at', h.at, 'entries', h.entries)::text FROM saga_history h WHERE h.saga_id = s.id ORDER BY h.version)
 		FROM saga s WHERE s.id > $1 ORDER BY s.id LIMIT $2`
 	var after uuid.UUID
@@ -57,7 +58,7 @@ func (c *Coordinator) Verify(ctx context.Context, each func(Flaw)) (int, error) 
 			after = s.ID
 		}
 		if n += len(found); len(found) < verifyPage {
-			return n, nil
+			return n, c.verifyLocks(ctx, each)
 		}
 	}
 }
@@ -71,6 +72,7 @@ type storedSaga struct {
 	State        []byte
 	Input        json.RawMessage
 	Versions     []int64
+	Lock         string
 	History      []string
 }
 
@@ -105,5 +107,5 @@ func (s storedSaga) verify(def *saga.Definition) error {
 	if folded.Status != s.Status || !bytes.Equal(state, s.State) {
 		return fmt.Errorf("the stored state is not what its history of %d transitions folds to", len(s.Versions))
 	}
-	return nil
+	return lockFlaw(folded, s.Lock)
 }

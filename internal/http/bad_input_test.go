@@ -261,6 +261,8 @@ func badReads(id string) []badInput {
 		get("/v1/orders?limit=3;status=pending", bad, "query"),
 		get("/v1/sagas?status=pending", bad, "query:status"),
 		get("/v1/sagas?definition=Order", bad, "query:definition"),
+		get("/v1/sagas?lock=", bad, "query:lock"),
+		get("/v1/sagas?lock="+strings.Repeat("x", 256), bad, "query:lock"),
 		get("/v1/sagas?customer_id=c-42", unknown, "query:customer_id"),
 		get("/v1/sagas/"+id+"/history?after=-1", bad, "query:after"),
 		get("/v1/sagas/"+id+"/history?after=2147483648", bad, "query:after"),

@@ -86,6 +86,10 @@ func (s *server) ListSagas(ctx context.Context, req api.ListSagasRequestObject) 
 		f.Definition = *req.Params.Definition
 		filter.Set("definition", f.Definition)
 	}
+	if req.Params.Lock != nil {
+		f.Lock = *req.Params.Lock
+		filter.Set("lock", f.Lock)
+	}
 	page, err := newPage(sagasPath, filter, req.Params.Limit, req.Params.Cursor)
 	if err != nil {
 		return nil, err
@@ -142,6 +146,12 @@ func sagaView(s coordinator.Saga) api.Saga {
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, EndedAt: s.EndedAt, Actions: append([]string{}, s.Actions...),
 		Links: links(sagasPath, s),
 	}
+	if s.Lock != nil {
+		v.Lock = &api.Lock{Key: s.Lock.Key, State: string(s.Lock.State), Position: optional(int32(s.Lock.Position))}
+		if s.Lock.Holder != uuid.Nil {
+			v.Lock.Holder = &s.Lock.Holder
+		}
+	}
 	v.Links.History = optional(v.Links.Self + "/history")
 	if s.RestartOf != "" {
 		v.Links.RestartOf = optional(sagasPath + "/" + s.RestartOf)
@@ -172,7 +182,7 @@ func sagaView(s coordinator.Saga) api.Saga {
 func eventView(e coordinator.HistoryEvent) api.HistoryEvent {
 	return api.HistoryEvent{
 		Seq: int32(e.Seq), Version: e.Version, At: e.At, Type: e.Type, Step: optional(e.Step), Phase: optional(e.Phase),
-		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt, StartAt: e.StartAt,
+		Attempt: optional(int32(e.Attempt)), Generation: optional(int32(e.Generation)), DueAt: e.DueAt, StartAt: e.StartAt, Lock: optional(e.Lock),
 		Result: resultView(e.Result), Error: failureView(e.Error), Reason: optional(e.Reason), Actor: optional(e.Actor),
 		Payload: e.Payload, RestartOf: optional(e.RestartOf),
 	}

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Start begins a saga: the first entries of its history and its first
-// commands. The input must be valid JSON.
+// Start begins a saga: the first entries of its history and, unless it has to
+// wait, its first commands. The input must be valid JSON. The only error is a
+// [*LockError].
 func Start(def *Definition, id string, input json.RawMessage, now time.Time) (Decision, error) {
 	return StartWith(def, id, input, Opening{}, now)
 }
@@ -35,6 +36,13 @@ func StartWith(def *Definition, id string, input json.RawMessage, o Opening, now
 	if def.Deadline > 0 {
 		started.DueAt = due.Add(def.Deadline)
 	}
+	lock, err := m.lockFor()
+	if err != nil {
+		return Decision{}, err
+	}
+	if lock != nil {
+		started.Lock = lock.Key
+	}
 	m.record(started)
 	m.progress()
 	return Decision{Next: m.state, History: m.history, Commands: m.commands}, nil
@@ -57,6 +65,8 @@ func Advance(def *Definition, s State, ev Event, now time.Time, held ...string) 
 	switch ev := ev.(type) {
 	case Reply:
 		ignored = m.reply(ev)
+	case Granted:
+		ignored = m.granted()
 	case Tick:
 		ignored = m.tick(ev)
 	case Cancel:

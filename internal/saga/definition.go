@@ -36,7 +36,8 @@ type Definition struct {
 	Source []byte // canonical JSON of what was parsed
 	Digest string // hex SHA-256 of Source
 
-	pivot int // index of the pivot; -1: none
+	pivot int         // index of the pivot; -1: none
+	lock  *expression // gives the key of a saga's lock; nil: none has one
 }
 
 // OnDeadline says what becomes of a saga whose deadline passes before the pivot.

@@ -18,7 +18,7 @@ const (
 	OutcomeUnknown Outcome = "unknown"
 )
 
-// Event is what may happen to a saga: a [Reply], a [Tick], or an operator's
+// Event is what may happen to a saga: a [Reply], a [Tick], a [Granted], or an operator's
 // request: [Cancel], [TryNow], [Resolve], [Abandon], [Pause] or [Resume].
 type Event interface{ event() }
 
@@ -50,6 +50,9 @@ const (
 // Tick says that time has passed: whatever is due is dealt with. A tick that
 // comes early or twice changes nothing, so a timer need not be exact.
 type Tick struct{ Publication Publication }
+
+// Granted says that the saga holds its lock from now on.
+type Granted struct{}
 
 // Cancel asks that the saga be undone.
 type Cancel struct{ Reason, Actor string }
@@ -94,6 +97,7 @@ type Resume struct{ Reason, Actor string }
 
 func (Reply) event()   {}
 func (Tick) event()    {}
+func (Granted) event() {}
 func (Cancel) event()  {}
 func (TryNow) event()  {}
 func (Resolve) event() {}

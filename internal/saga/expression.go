@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -28,21 +29,37 @@ type expression struct {
 	program cel.Program
 }
 
-// environment is made once: it holds no state and is safe for concurrent use.
-var environment, errEnvironment = cel.NewEnv(
-	cel.Variable("input", cel.DynType),
-	cel.Variable("steps", cel.MapType(cel.StringType, cel.DynType)),
+// environment is what the expressions of steps see. It is made once: it holds
+// no state and is safe for concurrent use.
+var environment = sync.OnceValues(func() (*cel.Env, error) {
+	return cel.NewEnv(cel.Variable("input", cel.DynType), cel.Variable("steps", cel.MapType(cel.StringType, cel.DynType)))
+})
+
+// atStart is what those see that are looked at before any step.
+var atStart = sync.OnceValues(func() (*cel.Env, error) { return cel.NewEnv(cel.Variable("input", cel.DynType)) })
+
+// must is what an expression has to give.
+type must struct {
+	kind *cel.Type
+	be   string
+}
+
+var (
+	anything = must{cel.DynType, "anything"}
+	yesOrNo  = must{cel.BoolType, "true or false"}
+	aText    = must{cel.StringType, "a text"}
 )
 
 // compile checks an expression; an empty text gives nil.
-func compile(text string, condition bool) (*expression, error) {
+func compile(in func() (*cel.Env, error), text string, give must) (*expression, error) {
 	if text == "" {
 		return nil, nil
 	}
-	if errEnvironment != nil {
-		return nil, errEnvironment
+	env, err := in()
+	if err != nil {
+		return nil, err
 	}
-	ast, issues := environment.Compile(text)
+	ast, issues := env.Compile(text)
 	if found := issues.Errors(); len(found) > 0 {
 		places := make([]string, len(found))
 		for i, e := range found {
@@ -50,10 +67,10 @@ func compile(text string, condition bool) (*expression, error) {
 		}
 		return nil, errors.New(strings.ReplaceAll(strings.Join(places, "; "), "\n", " "))
 	}
-	if t := ast.OutputType(); condition && !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("must be true or false, is %s", t)
+	if t := ast.OutputType(); give != anything && !t.IsExactType(give.kind) && !t.IsExactType(cel.DynType) {
+		return nil, fmt.Errorf("must be %s, is %s", give.be, t)
 	}
-	program, err := environment.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
+	program, err := env.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, err
 	}

@@ -176,11 +176,14 @@ func storedEntries(t rapid.TB, entries []saga.Entry, at time.Time) []saga.Entry 
 func (l *life) checkWake() {
 	l.t.Helper()
 	open := l.state.Status == saga.Running || l.state.Status == saga.Compensating
-	if open && !l.state.Paused() && !l.state.Held() && l.state.WakeAt().IsZero() {
+	if open && !l.state.Paused() && !l.state.Held() && l.state.WaitsFor() != saga.ForLock && l.state.WakeAt().IsZero() {
 		l.t.Fatalf("the saga is %s and nothing will ever wake it: %+v", l.state.Status, l.state)
 	}
 	if l.state.Status.Ended() && !l.state.WakeAt().IsZero() {
 		l.t.Fatalf("the saga is %s and wants to be woken at %s", l.state.Status, l.state.WakeAt())
+	}
+	if lock := l.state.Lock; lock != nil && l.state.Status.Ended() && lock.State != saga.LockReleased {
+		l.t.Fatalf("the saga is %s and its lock %s", l.state.Status, lock.State)
 	}
 }
 

@@ -14,6 +14,7 @@ type EntryType string
 const (
 	Started          EntryType = "started"
 	BecameDue        EntryType = "due" // its start time has come
+	LockGranted      EntryType = "lock-granted"
 	CommandIssued    EntryType = "command-issued"
 	StepHold         EntryType = "step-held" // its participant is held: a command was withheld or, of one in flight, no time runs
 	StepSkip         EntryType = "step-skipped"
@@ -52,6 +53,7 @@ type Entry struct {
 	Attempt    int             `json:"a,omitempty"`
 	DueAt      time.Time       `json:"d,omitzero"`
 	StartAt    time.Time       `json:"start,omitzero"` // of the start: when the first steps may begin
+	Lock       string          `json:"lock,omitempty"` // of the start: the key of the saga's lock
 	Result     json.RawMessage `json:"r,omitempty"`
 	Error      *Failure        `json:"e,omitempty"`
 	Reason     string          `json:"why,omitempty"`
@@ -85,9 +87,14 @@ func (s *State) apply(e Entry, steps int) {
 	switch e.Type {
 	case Started:
 		s.Status, s.StartAt, s.DeadlineAt, s.RestartOf = Running, e.StartAt, e.DueAt, e.RestartOf
+		if e.Lock != "" {
+			s.Lock = &Lock{Key: e.Lock, State: LockWaiting}
+		}
 		s.Steps = slices.Repeat([]StepState{{Status: StepPending}}, steps)
 	case BecameDue:
 		s.StartAt = time.Time{}
+	case LockGranted:
+		s.lockTo(LockHeld)
 	case TurnedBack:
 		s.Status, s.Cause, s.StartAt, s.DeadlineAt = Compensating, e.Error, time.Time{}, time.Time{}
 		for i := range s.Steps {
@@ -122,6 +129,7 @@ func (s *State) apply(e Entry, steps int) {
 }
 
 func (s *State) end(status Status) {
+	s.lockTo(LockReleased)
 	s.Status, s.StartAt, s.DeadlineAt, s.PausedAt = status, time.Time{}, time.Time{}, time.Time{}
 	for i := range s.Steps {
 		s.Steps[i].Held = false

@@ -36,6 +36,7 @@ type document struct {
 	OnDeadline  OnDeadline     `yaml:"on_deadline" json:"on_deadline,omitempty"`
 	OnStuck     OnStuck        `yaml:"on_stuck" json:"on_stuck,omitempty"`
 	MaxParallel int            `yaml:"max_parallel" json:"max_parallel,omitempty"`
+	Lock        string         `yaml:"lock" json:"lock,omitempty"`
 	Events      Events         `yaml:"events" json:"events,omitempty"`
 	InputSchema freeform       `yaml:"input_schema" json:"input_schema,omitempty"`
 	Steps       []documentStep `yaml:"steps" json:"steps"`
@@ -129,6 +130,10 @@ func (doc document) definition() (*Definition, []Problem) {
 	if d.MaxParallel < 0 || d.MaxParallel > MaxSteps {
 		ps.add("max_parallel", "must be 1 to %d, or left out for no limit", MaxSteps)
 	}
+	var err error
+	if d.lock, err = compile(atStart, doc.Lock, aText); err != nil {
+		ps.add("lock", "%v", err)
+	}
 	switch d.OnStuck {
 	case "":
 		d.OnStuck = StuckWaits
@@ -200,10 +205,10 @@ func (ds documentStep) step(d *Definition, i int) (Step, []Problem) {
 	}
 	s.After = ds.after(d, i, bad)
 	var err error
-	if s.when, err = compile(ds.When, true); err != nil {
+	if s.when, err = compile(environment, ds.When, yesOrNo); err != nil {
 		bad("when", "%v", err)
 	}
-	if s.payload, err = compile(ds.Payload, false); err != nil {
+	if s.payload, err = compile(environment, ds.Payload, anything); err != nil {
 		bad("payload", "%v", err)
 	}
 	return s, ps

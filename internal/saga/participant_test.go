@@ -68,6 +68,8 @@ func (w *world) calm() {
 			break
 		}
 		switch {
+		case w.state.WaitsFor() == saga.ForLock:
+			w.give(saga.Granted{})
 		case w.state.Paused():
 			w.give(saga.Resume{})
 		case w.deliverOne(healthy):
@@ -116,7 +118,9 @@ func TestASagaEndsWithAllOfItsEffectsOrNone(t *testing.T) {
 		}
 		for range rapid.IntRange(0, 60).Draw(t, "events") {
 			w.now = w.now.Add(randomPause(t, w.life))
-			switch what := rapid.IntRange(0, 22).Draw(t, "event"); {
+			switch what := rapid.IntRange(0, 23).Draw(t, "event"); {
+			case what == 23:
+				w.give(saga.Granted{})
 			case what == 0:
 				w.give(saga.Cancel{})
 			case what == 20:

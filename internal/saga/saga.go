@@ -80,6 +80,7 @@ type State struct {
 	Status          Status      `json:"status"`
 	Steps           []StepState `json:"steps"`
 	StartAt         time.Time   `json:"start,omitzero"`    // no step begins before; zero: they may
+	Lock            *Lock       `json:"lock,omitempty"`    // nil: it may run beside any other. Never changed in place
 	RestartOf       string      `json:"of,omitempty"`      // id of the saga that this one takes up again
 	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
 	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
@@ -180,12 +181,16 @@ type Waits string
 // What a saga waits for before it begins.
 const (
 	ForStart Waits = "start" // its start time
+	ForLock  Waits = "lock"  // sagas before it that hold, or wait for, the lock of the same key
 )
 
 // WaitsFor is what keeps the saga from beginning; empty: nothing, or it has.
 func (s State) WaitsFor() Waits {
-	if !s.StartAt.IsZero() {
+	switch {
+	case !s.StartAt.IsZero():
 		return ForStart
+	case s.Lock != nil && s.Lock.State == LockWaiting:
+		return ForLock
 	}
 	return ""
 }

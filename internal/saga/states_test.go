@@ -51,8 +51,10 @@ func says(step string, phase saga.Phase, outcome saga.Outcome) func(l *life) {
 }
 
 // opens begins the saga otherwise.
-func opens(o saga.Opening) func(l *life) {
-	return func(l *life) { *l = *beginWith(l.t, l.def, `{}`, o) }
+func opens(o saga.Opening) func(l *life) { return opensWith(`{}`, o) }
+
+func opensWith(input string, o saga.Opening) func(l *life) {
+	return func(l *life) { *l = *beginWith(l.t, l.def, input, o) }
 }
 
 func asks(ev saga.Event) func(l *life) { return func(l *life) { l.give(ev) } }
@@ -70,6 +72,7 @@ steps:
 	return []situation{
 		{"The saga waits for its start time", single, "", "", opens(saga.Opening{StartAt: t0.Add(time.Hour)})},
 		{"… it is paused", single, "", "", then(opens(saga.Opening{StartAt: t0.Add(time.Hour)}), asks(saga.Pause{}))},
+		{"The saga waits for its lock", strings.Replace(single, "deadline", "lock: input.k\ndeadline", 1), "", "", opensWith(`{"k": "k"}`, saga.Opening{})},
 		{"A step before the pivot is in flight", single, "a", saga.Action, func(*life) {}},
 		{"… it waits for its next attempt", single, "a", saga.Action, says("a", saga.Action, saga.Retry)},
 		{"… the saga is paused", single, "a", saga.Action, asks(saga.Pause{})},
@@ -128,6 +131,9 @@ func (s situation) happens(l *life) []struct {
 	if !l.state.DeadlineAt.IsZero() {
 		rows = append(rows, row{"the saga's deadline, and all that is due by then", saga.Tick{}, l.state.DeadlineAt})
 	}
+	if l.state.Lock != nil {
+		rows = append(rows, row{"its lock is granted", saga.Granted{}, l.now})
+	}
 	rows = append(rows, row{"cancel", saga.Cancel{}, l.now}, row{"retry", saga.TryNow{}, l.now})
 	for _, o := range []saga.Resolution{saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped} {
 		if s.step == "" {
@@ -160,7 +166,10 @@ func (l *life) inFull(s saga.State) string {
 
 func (s situation) table(t *testing.T) string {
 	t.Helper()
-	l := begin(t, s.text, `{}`)
+	l := &life{t: t, def: parse(t, s.text), now: t0}
+	if s.step != "" {
+		l = begin(t, s.text, `{}`)
+	}
 	s.reach(l)
 	allowed := strings.Join(saga.Allowed(l.def, l.state), ", ")
 	if allowed == "" {

@@ -24,6 +24,9 @@ func Definition(c Chooser, errors bool) (source []byte, input string, err error)
 	if coin(c, "continue") {
 		doc["on_stuck"] = "continue"
 	}
+	if lock := pick(c, "lock", "", "", "'k'"); lock != "" {
+		doc["lock"] = lock
+	}
 	if most := pick(c, "max_parallel", 0, 0, 1, 2); most > 0 {
 		doc["max_parallel"] = most
 	}

@@ -503,6 +503,9 @@ type HistoryEvent struct {
 	// Generation Of the effect id.
 	Generation *int32 `json:"generation,omitempty"`
 
+	// Lock Of the start, the key of the saga's lock.
+	Lock *string `json:"lock,omitempty"`
+
 	// Payload What an operator gave to be sent.
 	Payload json.RawMessage `json:"payload,omitempty"`
 
@@ -557,6 +560,21 @@ type Links struct {
 // Liveness defines model for Liveness.
 type Liveness struct {
 	Status string `json:"status"`
+}
+
+// Lock Sagas whose definitions give them the same key run one at a time, in the order in which they were accepted.
+type Lock struct {
+	// Holder A UUIDv7.
+	//
+	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
+	Holder *ID    `json:"holder,omitempty"`
+	Key    string `json:"key"`
+
+	// Position Of a waiting saga, 1 if it is next. Left out if it is not known or beyond 1000.
+	Position *int32 `json:"position,omitempty"`
+
+	// State `waiting`: for its start time, or for the sagas before it. `held`: it runs, or could. `released`: it has ended.
+	State string `json:"state"`
 }
 
 // Name Example: order
@@ -862,6 +880,9 @@ type Saga struct {
 	Input json.RawMessage `json:"input"`
 	Links Links           `json:"links"`
 
+	// Lock Sagas whose definitions give them the same key run one at a time, in the order in which they were accepted.
+	Lock *Lock `json:"lock,omitempty"`
+
 	// Overdue The deadline passed after the point of no return, or it has suspended the saga.
 	Overdue bool `json:"overdue"`
 
@@ -884,7 +905,8 @@ type Saga struct {
 	// Version Bumped by every change; also the entity tag.
 	Version int64 `json:"version"`
 
-	// WaitingFor What keeps a saga from beginning: `start`, its start time. Left out once nothing does. Other words may be added.
+	// WaitingFor What keeps a saga from beginning: `start`, its start time; `lock`, the saga that holds its lock. Left out once
+	// nothing does. Other words may be added.
 	WaitingFor *string `json:"waiting_for,omitempty"`
 }
 
@@ -1136,6 +1158,9 @@ type ListSagasParams struct {
 
 	// Definition Only sagas of this definition, of any version.
 	Definition *Name `form:"definition,omitempty" json:"definition,omitempty"`
+
+	// Lock Only sagas that hold the lock of this key, or wait for it.
+	Lock *string `form:"lock,omitempty" json:"lock,omitempty"`
 
 	// Limit The most items on a page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -2532,6 +2557,19 @@ func (siw *ServerInterfaceWrapper) ListSagas(w http.ResponseWriter, r *http.Requ
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "definition"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "definition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "lock" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "lock", r.URL.Query(), &params.Lock, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "lock"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "lock", Err: err})
 		}
 		return
 	}
