@@ -157,7 +157,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	var noKey *saga.LockError
 	if errors.As(err, &noKey) {
 		c.Log.Info("a start was refused", "definition", def.Name, "err", err)
-		return nil, &InputError{Problems: []InputProblem{{Pointer: "#", Detail: "gives no key to the definition's lock `" + noKey.Expression + "`"}}}
+		return nil, &InputError{Problems: []InputProblem{{Detail: "gives no key to the definition's lock `" + noKey.Expression + "`"}}}
 	}
 	if err != nil {
 		return nil, err
