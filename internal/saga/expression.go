@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -29,14 +28,22 @@ type expression struct {
 	program cel.Program
 }
 
-// environment is what the expressions of steps see. It is made once: it holds
-// no state and is safe for concurrent use.
-var environment = sync.OnceValues(func() (*cel.Env, error) {
-	return cel.NewEnv(cel.Variable("input", cel.DynType), cel.Variable("steps", cel.MapType(cel.StringType, cel.DynType)))
-})
+// sight is what expressions see. It holds no state and is safe for concurrent
+// use.
+type sight struct {
+	env *cel.Env
+	err error
+}
 
-// atStart is what those see that are looked at before any step.
-var atStart = sync.OnceValues(func() (*cel.Env, error) { return cel.NewEnv(cel.Variable("input", cel.DynType)) })
+func seeing(variables ...cel.EnvOption) sight {
+	env, err := cel.NewEnv(variables...)
+	return sight{env, err}
+}
+
+var (
+	environment = seeing(cel.Variable("input", cel.DynType), cel.Variable("steps", cel.MapType(cel.StringType, cel.DynType)))
+	atStart     = seeing(cel.Variable("input", cel.DynType)) // before any step
+)
 
 // must is what an expression has to give.
 type must struct {
@@ -51,15 +58,14 @@ var (
 )
 
 // compile checks an expression; an empty text gives nil.
-func compile(in func() (*cel.Env, error), text string, give must) (*expression, error) {
+func compile(in sight, text string, give must) (*expression, error) {
 	if text == "" {
 		return nil, nil
 	}
-	env, err := in()
-	if err != nil {
-		return nil, err
+	if in.err != nil {
+		return nil, in.err
 	}
-	ast, issues := env.Compile(text)
+	ast, issues := in.env.Compile(text)
 	if found := issues.Errors(); len(found) > 0 {
 		places := make([]string, len(found))
 		for i, e := range found {
@@ -70,7 +76,7 @@ func compile(in func() (*cel.Env, error), text string, give must) (*expression, 
 	if t := ast.OutputType(); give != anything && !t.IsExactType(give.kind) && !t.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("must be %s, is %s", give.be, t)
 	}
-	program, err := env.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
+	program, err := in.env.Program(ast, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, err
 	}
