@@ -32,7 +32,7 @@ type devCmd struct {
 	NATSURL        string `name:"nats-url" help:"Use this NATS instead of one in process." env:"NATS_URL" placeholder:"URL"`
 	Data           string `help:"Keep data in this folder; default: nothing is kept." env:"SKALD_DATA" placeholder:"DIR"`
 	ReadyFile      string `help:"Write the URLs of everything into this file, as JSON, once everything answers." env:"SKALD_READY_FILE" placeholder:"PATH"`
-	NoParticipants bool   `help:"Leave the order saga's participants to you." env:"SKALD_NO_PARTICIPANTS"`
+	NoParticipants bool   `help:"Leave the participants to you." env:"SKALD_NO_PARTICIPANTS"`
 }
 
 // endpoints is what --ready-file holds.
@@ -283,6 +283,11 @@ Try an order:
     "customer_id": "c-42", "currency": "EUR", "payment_method": "pm_ok",
     "items": [{"sku": "book", "quantity": 2, "unit_price": "12.50"}],
     "ship_to": {"name": "Ada", "country": "DE"}}'
+
+Or a transfer:
+
+  curl -s %[1]s/v1/sagas -H 'Content-Type: application/json' -H 'Prefer: wait=5' -d '{
+    "definition": "transfer", "input": {"from": "alice", "to": "carol", "amount": "12.50", "currency": "EUR"}}'
 
 Ctrl-C stops everything%[5]s
 `, "\n"), at.HTTP, at.NATS, at.Postgres, at.Shop, d.farewell())

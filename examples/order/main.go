@@ -1,5 +1,5 @@
 // Command order runs the participants of the order saga: inventory, payment
-// and shipping. See README.md.
+// and shipping, and bank of the transfer saga. See README.md.
 package main
 
 import (
@@ -64,7 +64,7 @@ var prefix = regexp.MustCompile(`^[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*$`)
 // parse reads the configuration; done says that help was all that was wanted.
 func parse(cfg *config, args []string, stdout io.Writer) (pool *pgxpool.Config, done bool, err error) {
 	parser, err := kong.New(cfg, kong.Name("order"), kong.Writers(stdout, stdout), kong.Exit(func(int) { done = true }),
-		kong.Description("Runs the participants of the order saga: inventory, payment and shipping."))
+		kong.Description("Runs the participants of the order saga, inventory, payment and shipping, and of the transfer saga, bank."))
 	if err != nil {
 		return nil, false, err
 	}

@@ -159,7 +159,7 @@ func reserve(t *testing.T, url string) wire.Reply {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (bus.Topology{Prefix: "skald", Participants: []string{"inventory", "payment", "shipping"}}).Ensure(t.Context(), js); err != nil {
+	if err := (bus.Topology{Prefix: "skald", Participants: []string{"inventory", "payment", "shipping", "bank"}}).Ensure(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
 	c := wire.Command{

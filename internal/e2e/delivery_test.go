@@ -28,13 +28,13 @@ func TestOrdersSurviveThreefoldDeliveryInRandomOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (bus.Topology{Prefix: far, Participants: []string{"inventory", "payment", "shipping"}}).Ensure(t.Context(), js); err != nil {
+	if err := (bus.Topology{Prefix: far, Participants: []string{"inventory", "payment", "shipping", "bank"}}).Ensure(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer p.done.Wait()
 	defer stop()
-	for _, participant := range []string{"inventory", "payment", "shipping"} {
+	for _, participant := range []string{"inventory", "payment", "shipping", "bank"} {
 		p.carry(ctx, js, wire.CommandsStream("skald"), participant, "skald", far)
 	}
 	p.carry(ctx, js, wire.RepliesStream(far), bus.EngineConsumer, far, "skald")

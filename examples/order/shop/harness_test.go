@@ -45,7 +45,7 @@ func open(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	topology := bus.Topology{Prefix: "skald", Participants: []string{"inventory", "payment", "shipping"}}
+	topology := bus.Topology{Prefix: "skald", Participants: []string{"inventory", "payment", "shipping", "bank"}}
 	if err := topology.Ensure(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 CREATE SCHEMA IF NOT EXISTS inventory;
 CREATE SCHEMA IF NOT EXISTS payment;
 CREATE SCHEMA IF NOT EXISTS shipping;
+CREATE SCHEMA IF NOT EXISTS bank;
 
 -- Updated by every order: pages keep room for new row versions (HOT).
 CREATE TABLE IF NOT EXISTS inventory.stock (
@@ -68,4 +69,24 @@ CREATE TABLE IF NOT EXISTS shipping.shipments (
 );
 COMMENT ON TABLE shipping.shipments IS 'Parcels that have left, one row per effect.';
 
+CREATE TABLE IF NOT EXISTS bank.accounts (
+    id       text    PRIMARY KEY,
+    balance  numeric NOT NULL CHECK (balance >= 0 AND scale(balance) <= 4),
+    currency text    NOT NULL CHECK (currency ~ '^[A-Z]{3}$')
+) WITH (fillfactor = 20);
+COMMENT ON TABLE bank.accounts IS
+    'What everybody has. The sum of all balances less that of all entries never changes: money that was taken and not yet '
+    'given stands in an entry alone.';
+
+CREATE TABLE IF NOT EXISTS bank.entries (
+    effect_id   text        PRIMARY KEY,
+    transfer_id uuid        NOT NULL,
+    account_id  text        NOT NULL,
+    amount      numeric     NOT NULL CHECK (amount <> 0),
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE bank.entries IS 'Money taken from an account (below 0) or given to it, one row per effect. What is put back has none.';
+
+INSERT INTO bank.accounts (id, balance, currency) VALUES ('alice', 1000.00, 'EUR'), ('bob', 1000.00, 'EUR'), ('carol', 0.00, 'EUR')
+ON CONFLICT DO NOTHING;
 INSERT INTO inventory.stock (sku, on_hand) VALUES ('book', 1000000), ('lamp', 10), ('unicorn', 0) ON CONFLICT DO NOTHING;

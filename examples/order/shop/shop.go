@@ -1,8 +1,9 @@
-// Package shop is the order saga's participants: inventory, payment and
-// shipping, on tables of their own in one Postgres database.
+// Package shop is the participants of the order saga, inventory, payment and
+// shipping, and of the transfer saga, bank, on tables of their own in one
+// Postgres database.
 //
-// It shows how a participant is written. Shipping and inventory (in bulk) have
-// their effects in the database: the SDK's inbox makes them happen exactly once.
+// It shows how a participant is written. Shipping, bank and inventory (in bulk)
+// have their effects in the database: the SDK's inbox makes them happen exactly once.
 // Payment's effects are at a gateway outside (a simulated one, see
 // [PaymentMethods]), which is given the effect id as its idempotency key.
 package shop
@@ -26,7 +27,8 @@ import (
 //go:embed schema.sql
 var schema string
 
-// Install makes the shop's tables and the inbox, and puts goods on the shelf.
+// Install makes the shop's tables and the inbox, puts goods on the shelf and
+// money into accounts.
 // What is already there stays as it is.
 func Install(ctx context.Context, pool *pgxpool.Pool) error {
 	if err := participant.Install(ctx, pool); err != nil {
@@ -51,7 +53,7 @@ func Installed(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 	const q = `
 		SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(ARRAY['skald_inbox',
 			'inventory.stock', 'inventory.reservations', 'inventory.reservation_items',
-			'payment.charges', 'payment.attempts', 'shipping.shipments']) AS name`
+			'payment.charges', 'payment.attempts', 'shipping.shipments', 'bank.accounts', 'bank.entries']) AS name`
 	var all bool
 	if err := pool.QueryRow(ctx, q).Scan(&all); err != nil {
 		return false, fmt.Errorf("look for the shop's tables: %w", err)
@@ -71,7 +73,7 @@ type Config struct {
 // Run runs the participants until ctx is cancelled and all have stopped. They
 // wait for NATS and the database while those are away.
 func Run(ctx context.Context, cfg Config) error {
-	services := []func(Config) (*participant.Participant, error){newInventory, newPayment, newShipping}
+	services := []func(Config) (*participant.Participant, error){newInventory, newPayment, newShipping, newBank}
 	participants := make([]*participant.Participant, 0, len(services))
 	for _, build := range services {
 		p, err := build(cfg)
