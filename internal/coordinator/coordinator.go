@@ -55,6 +55,7 @@ type Coordinator struct {
 	starts      chan *startJob
 	reads       chan struct{} // one for each read under way; see reading
 	watch       watchers
+	batchPoke   chan struct{}
 	pauses      atomic.Pointer[pauses]
 	memory      memory
 	admission   admission
@@ -94,6 +95,7 @@ func New(cfg Config) *Coordinator {
 		starts:    make(chan *startJob, cfg.StartQueue),
 		reads:     make(chan struct{}, max(1, cfg.Pool.Config().MaxConns/2)),
 		timerPoke: make(chan time.Time, 1),
+		batchPoke: make(chan struct{}, 1),
 		stopped:   make(chan struct{}),
 	}
 }
@@ -107,6 +109,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return c.runTimers(ctx) })
 	g.Go(func() error { return c.runWatch(ctx) })
 	g.Go(func() error { return c.runPauses(ctx) })
+	g.Go(func() error { return c.runBatches(ctx) })
 	g.Go(func() error { return c.runAdmission(ctx) })
 	return g.Wait()
 }

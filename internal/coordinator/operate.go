@@ -104,32 +104,34 @@ func (c *Coordinator) operate(ctx context.Context, id uuid.UUID, op Operation, r
 
 func (c *Coordinator) request(ctx context.Context, id uuid.UUID, op Operation, req request) error {
 	_, err := c.change(ctx, lockByID(ctx, uuids{id}), func(tx *transaction) error {
-		return tx.operate(tx.rows[id], op, req)
+		_, err := tx.operate(tx.rows[id], op, req)
+		return err
 	})
 	return err
 }
 
-// operate applies an operator's request, and notes it for the audit log.
-func (tx *transaction) operate(r *row, op Operation, req request) error {
+// operate applies an operator's request, and notes it for the audit log. It
+// says what became of it: [Applied] or [Unchanged].
+func (tx *transaction) operate(r *row, op Operation, req request) (outcome string, err error) {
 	switch {
 	case r == nil:
-		return ErrNotFound
+		return "", ErrNotFound
 	case op.IfVersion != 0 && op.IfVersion != r.version:
-		return ErrPrecondition
+		return "", ErrPrecondition
 	case req.step != "" && r.broken == nil && r.def.Index(req.step) < 0:
-		return ErrNotFound
+		return "", ErrNotFound
 	}
 	entry, err := op.audit(req.action, TargetSaga, r.id.String(), req.details, tx.now)
 	if err != nil {
-		return err
+		return "", err
 	}
 	entry.Before = SagaPoint{r.version, r.state.Status}
 	d, err := tx.apply(r, req.event)
 	switch {
 	case err != nil:
-		return err
+		return "", err
 	case d.Illegal != "":
-		return &IllegalError{
+		return "", &IllegalError{
 			Action: req.action, Code: d.Illegal, Status: r.state.Status, Allowed: saga.Allowed(r.def.Definition, r.state),
 			Resolutions: resolutions(r.def.Definition, r.state, r.def.Index(req.step)),
 		}
@@ -138,7 +140,7 @@ func (tx *transaction) operate(r *row, op Operation, req request) error {
 	}
 	entry.After = SagaPoint{r.version, r.state.Status}
 	r.beside = append(r.beside, entry)
-	return nil
+	return entry.Outcome, nil
 }
 
 // resolutions are what may be said of a step now, by the names that the API

@@ -47,17 +47,15 @@ func (c *Coordinator) StaleReplies(ctx context.Context, id uuid.UUID) (n int, er
 
 // SagaFilter selects sagas; zero values select all.
 type SagaFilter struct {
-	Statuses   []saga.Status
-	Definition string
-	Lock       string    // only those that hold, or wait for, the lock of that key
-	Before     uuid.UUID // only older ones
-	Limit      int
+	Statuses   []saga.Status `json:"status,omitempty"`
+	Definition string        `json:"definition,omitempty"`
+	Lock       string        `json:"lock,omitempty"` // only those that hold, or wait for, the lock of that key
+	Before     uuid.UUID     `json:"-"`              // only older ones
+	Limit      int           `json:"-"`
 }
 
-// List returns sagas, newest first, and whether there are more. Ids are in
-// order of creation, so a page stays where it was while new sagas come in.
-func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, error) {
-	q := query{text: `SELECT ` + viewColumns + ` FROM saga s WHERE true`}
+// where adds the conditions that a saga s must meet.
+func (f SagaFilter) where(q *query) {
 	if len(f.Statuses) > 0 {
 		q.and(`s.status = ANY `, f.Statuses)
 	}
@@ -69,6 +67,13 @@ func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, err
 		q.and(`s.id IN (SELECT saga_id FROM saga_lock WHERE key = `, f.Lock)
 		q.text += `)`
 	}
+}
+
+// List returns sagas, newest first, and whether there are more. Ids are in
+// order of creation, so a page stays where it was while new sagas come in.
+func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, error) {
+	q := query{text: `SELECT ` + viewColumns + ` FROM saga s WHERE true`}
+	f.where(&q)
 	if f.Before != uuid.Nil {
 		q.and(`s.id < `, f.Before)
 	}

@@ -303,3 +303,37 @@ func (d *desk) pausesAll() {
 	d.awaitStatus(id, "completed")
 	d.command(held, "do-a")
 }
+
+// A batch operation goes on where it was when its server was killed: each saga
+// is done once.
+func TestABatchOperationSurvivesKillingTheServer(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	const n = 300
+	for range n {
+		d.start()
+	}
+	id := d.call("POST", "/v1/batch-operations", `{"action": "pause", "filter": {"definition": "trip"}, "reason": "the desk moves"}`).ID
+	pool := d.pool(d.skaldURL)
+	items := func() string {
+		return d.query(pool, `SELECT count(*)::text FROM batch_item WHERE outcome = 'applied'`)
+	}
+	testkit.Eventually(t, "it has begun", 30*time.Second, func() (bool, string) { got := items(); return got != "0", got })
+	d.server.kill()
+	if got := items(); got == fmt.Sprint(n) {
+		t.Fatal("it was over before the server was killed")
+	}
+	d.server.start()
+	testkit.Eventually(t, "it is completed", 90*time.Second, func() (bool, string) {
+		got := d.query(pool, `SELECT status FROM batch_operation WHERE id = $1`, id)
+		return got == "completed", got
+	})
+	if got := items(); got != fmt.Sprint(n) {
+		t.Errorf("%s of %d sagas were done", got, n)
+	}
+	const once = `SELECT count(*)::text FROM saga s WHERE (SELECT count(*) FROM saga_history h, json_array_elements(h.entries) e WHERE h.saga_id = s.id AND e ->> 't' = 'paused') = 1`
+	if got := d.query(pool, once); got != fmt.Sprint(n) {
+		t.Errorf("%s of %d sagas were paused once", got, n)
+	}
+	d.verifyHistories()
+}

@@ -73,6 +73,8 @@ func failureOf(err error) *failure {
 		return &failure{code: api.ProblemCodeDefinitionDeprecated}
 	case errors.Is(err, coordinator.ErrKeyReused):
 		return at(api.ProblemCodeIdempotencyKeyReused, "header:Idempotency-Key", "was used with another body")
+	case errors.Is(err, coordinator.ErrBatchEnded):
+		return &failure{code: api.ProblemCodeBatchEnded, allowed: []string{}}
 	case errors.Is(err, coordinator.ErrPrecondition):
 		return at(api.ProblemCodePreconditionFailed, "header:If-Match", "is not the saga's version")
 	case errors.Is(err, coordinator.ErrOverloaded):

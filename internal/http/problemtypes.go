@@ -50,6 +50,14 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The saga has passed its point of no return",
 		description: "Its pivot has succeeded, so it can only go forward. Nothing was changed; allowed lists what is possible now.",
 	},
+	api.ProblemCodeBatchEnded: {
+		status: stdhttp.StatusConflict, title: "The batch operation has ended",
+		description: "All of its sagas have had their turn, so there is nothing to stop. Nothing was changed.",
+	},
+	api.ProblemCodeFilterEmpty: {
+		status: stdhttp.StatusUnprocessableEntity, title: "The filter selects every saga",
+		description: "What is asked for would be done to all sagas there are. Give at least one condition, or the ids of the sagas that are meant. Nothing was done.",
+	},
 	api.ProblemCodePivotStuck: {
 		status: stdhttp.StatusConflict, title: "Nobody knows whether the saga has passed its point of no return",
 		description: "Its pivot is stuck, so cancelling would change nothing. Find out whether it happened: resolve it as failed to undo the saga, as succeeded to go on, or try it again. Nothing was changed; allowed lists what is possible now.",

@@ -16,7 +16,8 @@ import (
 func (s *server) GetIndex(context.Context, api.GetIndexRequestObject) (api.GetIndexResponseObject, error) {
 	return api.GetIndex200JSONResponse{Body: api.Index{Name: "Skald", Version: s.Version, Links: map[string]string{
 		"orders": ordersPath, "sagas": sagasPath, "definitions": definitionsPath, "audit_log": auditPath, "participants": participantsPath,
-		"openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "definition_schema": "/schemas/definition.json", "problems": "/problems",
+		"batch_operations": batchesPath,
+		"openapi":          "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "definition_schema": "/schemas/definition.json", "problems": "/problems",
 		"alive": "/livez", "ready": "/readyz", "version": "/version",
 	}}}, nil
 }

@@ -19,6 +19,105 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for BatchOutcome.
+const (
+	BatchOutcomeApplied   BatchOutcome = "applied"
+	BatchOutcomeFailed    BatchOutcome = "failed"
+	BatchOutcomeNotFound  BatchOutcome = "not-found"
+	BatchOutcomeRefused   BatchOutcome = "refused"
+	BatchOutcomeUnchanged BatchOutcome = "unchanged"
+)
+
+// Valid indicates whether the value is a known member of the BatchOutcome enum.
+func (e BatchOutcome) Valid() bool {
+	switch e {
+	case BatchOutcomeApplied:
+		return true
+	case BatchOutcomeFailed:
+		return true
+	case BatchOutcomeNotFound:
+		return true
+	case BatchOutcomeRefused:
+		return true
+	case BatchOutcomeUnchanged:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BatchRequestAction.
+const (
+	Abandon BatchRequestAction = "abandon"
+	Cancel  BatchRequestAction = "cancel"
+	Pause   BatchRequestAction = "pause"
+	Resolve BatchRequestAction = "resolve"
+	Restart BatchRequestAction = "restart"
+	Resume  BatchRequestAction = "resume"
+	Retry   BatchRequestAction = "retry"
+)
+
+// Valid indicates whether the value is a known member of the BatchRequestAction enum.
+func (e BatchRequestAction) Valid() bool {
+	switch e {
+	case Abandon:
+		return true
+	case Cancel:
+		return true
+	case Pause:
+		return true
+	case Resolve:
+		return true
+	case Restart:
+		return true
+	case Resume:
+		return true
+	case Retry:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BatchRequestOutcome.
+const (
+	BatchRequestOutcomeFailed    BatchRequestOutcome = "failed"
+	BatchRequestOutcomeSkipped   BatchRequestOutcome = "skipped"
+	BatchRequestOutcomeSucceeded BatchRequestOutcome = "succeeded"
+)
+
+// Valid indicates whether the value is a known member of the BatchRequestOutcome enum.
+func (e BatchRequestOutcome) Valid() bool {
+	switch e {
+	case BatchRequestOutcomeFailed:
+		return true
+	case BatchRequestOutcomeSkipped:
+		return true
+	case BatchRequestOutcomeSucceeded:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BatchRequestPhase.
+const (
+	BatchRequestPhaseAction       BatchRequestPhase = "action"
+	BatchRequestPhaseCompensation BatchRequestPhase = "compensation"
+)
+
+// Valid indicates whether the value is a known member of the BatchRequestPhase enum.
+func (e BatchRequestPhase) Valid() bool {
+	switch e {
+	case BatchRequestPhaseAction:
+		return true
+	case BatchRequestPhaseCompensation:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for OrderStatus.
 const (
 	OrderStatusCancelled      OrderStatus = "cancelled"
@@ -46,10 +145,12 @@ func (e OrderStatus) Valid() bool {
 // Defines values for ProblemCode.
 const (
 	ProblemCodeBadRequest           ProblemCode = "bad-request"
+	ProblemCodeBatchEnded           ProblemCode = "batch-ended"
 	ProblemCodeCursorMismatch       ProblemCode = "cursor-mismatch"
 	ProblemCodeDatabaseUnavailable  ProblemCode = "database-unavailable"
 	ProblemCodeDefinitionDeprecated ProblemCode = "definition-deprecated"
 	ProblemCodeDefinitionInvalid    ProblemCode = "definition-invalid"
+	ProblemCodeFilterEmpty          ProblemCode = "filter-empty"
 	ProblemCodeIdempotencyKeyReused ProblemCode = "idempotency-key-reused"
 	ProblemCodeInputInvalid         ProblemCode = "input-invalid"
 	ProblemCodeInternal             ProblemCode = "internal"
@@ -79,6 +180,8 @@ func (e ProblemCode) Valid() bool {
 	switch e {
 	case ProblemCodeBadRequest:
 		return true
+	case ProblemCodeBatchEnded:
+		return true
 	case ProblemCodeCursorMismatch:
 		return true
 	case ProblemCodeDatabaseUnavailable:
@@ -86,6 +189,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeDefinitionDeprecated:
 		return true
 	case ProblemCodeDefinitionInvalid:
+		return true
+	case ProblemCodeFilterEmpty:
 		return true
 	case ProblemCodeIdempotencyKeyReused:
 		return true
@@ -159,16 +264,16 @@ func (e ResolveRequestOutcome) Valid() bool {
 
 // Defines values for ResolveRequestPhase.
 const (
-	Action       ResolveRequestPhase = "action"
-	Compensation ResolveRequestPhase = "compensation"
+	ResolveRequestPhaseAction       ResolveRequestPhase = "action"
+	ResolveRequestPhaseCompensation ResolveRequestPhase = "compensation"
 )
 
 // Valid indicates whether the value is a known member of the ResolveRequestPhase enum.
 func (e ResolveRequestPhase) Valid() bool {
 	switch e {
-	case Action:
+	case ResolveRequestPhaseAction:
 		return true
-	case Compensation:
+	case ResolveRequestPhaseCompensation:
 		return true
 	default:
 		return false
@@ -354,6 +459,129 @@ type AuditLog struct {
 	Items      []AuditEntry `json:"items"`
 	NextCursor *string      `json:"next_cursor,omitempty"`
 }
+
+// BatchDryRun defines model for BatchDryRun.
+type BatchDryRun struct {
+	Action string `json:"action"`
+
+	// Matched Sagas, counted up to a million.
+	Matched int32 `json:"matched"`
+
+	// Sample The oldest of them.
+	Sample []ID `json:"sample"`
+}
+
+// BatchItem defines model for BatchItem.
+type BatchItem struct {
+	At time.Time `json:"at"`
+
+	// Code Why it was refused, a problem's code.
+	Code *string `json:"code,omitempty"`
+
+	// Outcome `applied`: it was done. `unchanged`: it was so already. `refused`: the saga's state did not allow it, `code` says why.
+	// `not-found`: there is no such saga, or it has no such step. `failed`: the server's log says why.
+	Outcome BatchOutcome `json:"outcome"`
+
+	// SagaId A UUIDv7.
+	//
+	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
+	SagaId ID `json:"saga_id"`
+}
+
+// BatchItemList defines model for BatchItemList.
+type BatchItemList struct {
+	HasMore    bool        `json:"has_more"`
+	Items      []BatchItem `json:"items"`
+	NextCursor *string     `json:"next_cursor,omitempty"`
+}
+
+// BatchOperation defines model for BatchOperation.
+type BatchOperation struct {
+	Action    string    `json:"action"`
+	Actor     string    `json:"actor"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// Done Sagas that have had their turn.
+	Done    int32      `json:"done"`
+	EndedAt *time.Time `json:"ended_at,omitempty"`
+
+	// Filter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+	Filter *SagaFilter `json:"filter,omitempty"`
+
+	// Id A UUIDv7.
+	//
+	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
+	Id    ID    `json:"id"`
+	Ids   *[]ID `json:"ids,omitempty"`
+	Links struct {
+		Items string `json:"items"`
+		Self  string `json:"self"`
+	} `json:"links"`
+
+	// Matched Sagas that it was for when it was asked for, counted up to a million.
+	Matched int32   `json:"matched"`
+	Outcome *string `json:"outcome,omitempty"`
+
+	// Outcomes The same by what became of them.
+	Outcomes map[string]int32 `json:"outcomes"`
+	Phase    *string          `json:"phase,omitempty"`
+	Reason   string           `json:"reason"`
+
+	// Status `running`, `completed` or `cancelled`.
+	Status  string  `json:"status"`
+	Step    *string `json:"step,omitempty"`
+	Version *int32  `json:"version,omitempty"`
+}
+
+// BatchOperationList defines model for BatchOperationList.
+type BatchOperationList struct {
+	HasMore    bool             `json:"has_more"`
+	Items      []BatchOperation `json:"items"`
+	NextCursor *string          `json:"next_cursor,omitempty"`
+}
+
+// BatchOutcome `applied`: it was done. `unchanged`: it was so already. `refused`: the saga's state did not allow it, `code` says why.
+// `not-found`: there is no such saga, or it has no such step. `failed`: the server's log says why.
+type BatchOutcome string
+
+// BatchRequest defines model for BatchRequest.
+type BatchRequest struct {
+	Action BatchRequestAction `json:"action"`
+	DryRun *bool              `json:"dry_run,omitempty"`
+
+	// Filter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+	Filter *SagaFilter `json:"filter,omitempty"`
+
+	// Ids In place of a filter.
+	Ids *[]ID `json:"ids,omitempty"`
+
+	// Outcome To resolve, how it ended.
+	Outcome *BatchRequestOutcome `json:"outcome,omitempty"`
+
+	// Phase To resolve, which of the step's operations is meant.
+	Phase *BatchRequestPhase `json:"phase,omitempty"`
+
+	// Reason Kept in the saga's history.
+	Reason Reason `json:"reason"`
+
+	// Result To resolve, what later steps see as the result of an action that succeeded.
+	Result json.RawMessage `json:"result,omitempty"`
+
+	// Step The step to resolve; the only one to retry.
+	Step *Name `json:"step,omitempty"`
+
+	// Version To restart, the definition's version; the current one if it is left out.
+	Version *int32 `json:"version,omitempty"`
+}
+
+// BatchRequestAction defines model for BatchRequest.Action.
+type BatchRequestAction string
+
+// BatchRequestOutcome To resolve, how it ended.
+type BatchRequestOutcome string
+
+// BatchRequestPhase To resolve, which of the step's operations is meant.
+type BatchRequestPhase string
 
 // CancelRequest defines model for CancelRequest.
 type CancelRequest struct {
@@ -910,6 +1138,18 @@ type Saga struct {
 	WaitingFor *string `json:"waiting_for,omitempty"`
 }
 
+// SagaFilter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+type SagaFilter struct {
+	// Definition Example: order
+	Definition *Name `json:"definition,omitempty"`
+
+	// Lock They hold the lock of this key, or wait for it.
+	Lock *string `json:"lock,omitempty"`
+
+	// Status One of these statuses.
+	Status *[]SagaStatus `json:"status,omitempty"`
+}
+
 // SagaList defines model for SagaList.
 type SagaList struct {
 	HasMore    bool    `json:"has_more"`
@@ -1009,6 +1249,11 @@ type Version struct {
 	Version  string `json:"version"`
 }
 
+// BatchID A UUIDv7.
+//
+// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
+type BatchID = ID
+
 // Cursor defines model for Cursor.
 type Cursor = string
 
@@ -1073,6 +1318,35 @@ type ListAuditLogParams struct {
 
 	// To Only what was done before this time.
 	To *time.Time `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor Where the page begins, `next_cursor` of the page before it. It fits only the filter it came from.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListBatchOperationsParams defines parameters for ListBatchOperations.
+type ListBatchOperationsParams struct {
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor Where the page begins, `next_cursor` of the page before it. It fits only the filter it came from.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// StartBatchOperationParams defines parameters for StartBatchOperation.
+type StartBatchOperationParams struct {
+	// IdempotencyKey Makes the request safe to repeat: one key makes one saga. 1 to 255 visible ASCII characters, bare or in double
+	// quotes. The same JSON with other white space or another order of members is the same request; another body
+	// under the same key is refused. Keys are kept for as long as the sagas, and longer.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListBatchItemsParams defines parameters for ListBatchItems.
+type ListBatchItemsParams struct {
+	// Outcome Only sagas with this outcome.
+	Outcome *BatchOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
 
 	// Limit The most items on a page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -1242,6 +1516,12 @@ type ResolveSagaStepParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// StartBatchOperationJSONRequestBody defines body for StartBatchOperation for application/json ContentType.
+type StartBatchOperationJSONRequestBody = BatchRequest
+
+// CancelBatchOperationJSONRequestBody defines body for CancelBatchOperation for application/json ContentType.
+type CancelBatchOperationJSONRequestBody = ReasonRequest
+
 // PutDefinitionJSONRequestBody defines body for PutDefinition for application/json ContentType.
 type PutDefinitionJSONRequestBody = PutDefinitionJSONBody
 
@@ -1325,6 +1605,21 @@ type ServerInterface interface {
 	// ListAuditLog What operators did
 	// (GET /v1/audit-log)
 	ListAuditLog(w http.ResponseWriter, r *http.Request, params ListAuditLogParams)
+	// ListBatchOperations List batch operations
+	// (GET /v1/batch-operations)
+	ListBatchOperations(w http.ResponseWriter, r *http.Request, params ListBatchOperationsParams)
+	// StartBatchOperation Ask for one thing of many sagas
+	// (POST /v1/batch-operations)
+	StartBatchOperation(w http.ResponseWriter, r *http.Request, params StartBatchOperationParams)
+	// GetBatchOperation Read a batch operation
+	// (GET /v1/batch-operations/{id})
+	GetBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID)
+	// CancelBatchOperation Stop a batch operation
+	// (POST /v1/batch-operations/{id}/cancel)
+	CancelBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID)
+	// ListBatchItems What became of each saga
+	// (GET /v1/batch-operations/{id}/items)
+	ListBatchItems(w http.ResponseWriter, r *http.Request, id BatchID, params ListBatchItemsParams)
 	// ListDefinitions List definitions
 	// (GET /v1/definitions)
 	ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams)
@@ -1472,6 +1767,36 @@ func (_ Unimplemented) GetDefinitionSchema(w http.ResponseWriter, r *http.Reques
 // ListAuditLog What operators did
 // (GET /v1/audit-log)
 func (_ Unimplemented) ListAuditLog(w http.ResponseWriter, r *http.Request, params ListAuditLogParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListBatchOperations List batch operations
+// (GET /v1/batch-operations)
+func (_ Unimplemented) ListBatchOperations(w http.ResponseWriter, r *http.Request, params ListBatchOperationsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// StartBatchOperation Ask for one thing of many sagas
+// (POST /v1/batch-operations)
+func (_ Unimplemented) StartBatchOperation(w http.ResponseWriter, r *http.Request, params StartBatchOperationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetBatchOperation Read a batch operation
+// (GET /v1/batch-operations/{id})
+func (_ Unimplemented) GetBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CancelBatchOperation Stop a batch operation
+// (POST /v1/batch-operations/{id}/cancel)
+func (_ Unimplemented) CancelBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListBatchItems What became of each saga
+// (GET /v1/batch-operations/{id}/items)
+func (_ Unimplemented) ListBatchItems(w http.ResponseWriter, r *http.Request, id BatchID, params ListBatchItemsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1892,6 +2217,213 @@ func (siw *ServerInterfaceWrapper) ListAuditLog(w http.ResponseWriter, r *http.R
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListAuditLog(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListBatchOperations operation middleware
+func (siw *ServerInterfaceWrapper) ListBatchOperations(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBatchOperationsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListBatchOperations(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartBatchOperation operation middleware
+func (siw *ServerInterfaceWrapper) StartBatchOperation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartBatchOperationParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartBatchOperation(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetBatchOperation operation middleware
+func (siw *ServerInterfaceWrapper) GetBatchOperation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id BatchID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBatchOperation(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelBatchOperation operation middleware
+func (siw *ServerInterfaceWrapper) CancelBatchOperation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id BatchID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelBatchOperation(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListBatchItems operation middleware
+func (siw *ServerInterfaceWrapper) ListBatchItems(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id BatchID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBatchItemsParams
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListBatchItems(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3345,6 +3877,21 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/definitions/{name}/resume", wrapper.ResumeDefinition)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/batch-operations", wrapper.ListBatchOperations)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/batch-operations", wrapper.StartBatchOperation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/batch-operations/{id}", wrapper.GetBatchOperation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/batch-operations/{id}/items", wrapper.ListBatchItems)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/batch-operations/{id}/cancel", wrapper.CancelBatchOperation)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/audit-log", wrapper.ListAuditLog)
 	})
 	r.Group(func(r chi.Router) {
@@ -4290,6 +4837,680 @@ type ListAuditLog503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListAuditLog503ApplicationProblemPlusJSONResponse) VisitListAuditLogResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchOperationsRequestObject struct {
+	Params ListBatchOperationsParams
+}
+
+type ListBatchOperationsResponseObject interface {
+	VisitListBatchOperationsResponse(w http.ResponseWriter) error
+}
+
+type ListBatchOperations200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListBatchOperations200JSONResponse struct {
+	Body    BatchOperationList
+	Headers ListBatchOperations200ResponseHeaders
+}
+
+func (response ListBatchOperations200JSONResponse) VisitListBatchOperationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchOperations400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchOperations400ApplicationProblemPlusJSONResponse) VisitListBatchOperationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchOperations500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchOperations500ApplicationProblemPlusJSONResponse) VisitListBatchOperationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchOperations503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchOperations503ApplicationProblemPlusJSONResponse) VisitListBatchOperationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperationRequestObject struct {
+	Params StartBatchOperationParams
+	Body   *StartBatchOperationJSONRequestBody
+}
+
+type StartBatchOperationResponseObject interface {
+	VisitStartBatchOperationResponse(w http.ResponseWriter) error
+}
+
+type StartBatchOperation200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type StartBatchOperation200JSONResponse struct {
+	Body    BatchDryRun
+	Headers StartBatchOperation200ResponseHeaders
+}
+
+func (response StartBatchOperation200JSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation202ResponseHeaders struct {
+	IdempotentReplayed *bool
+	Location           *string
+	XRequestId         *string
+}
+
+type StartBatchOperation202JSONResponse struct {
+	Body    BatchOperation
+	Headers StartBatchOperation202ResponseHeaders
+}
+
+func (response StartBatchOperation202JSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotentReplayed != nil {
+		w.Header().Set("Idempotent-Replayed", fmt.Sprint(*response.Headers.IdempotentReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation400ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation413ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation415ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation422ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation500ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartBatchOperation503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response StartBatchOperation503ApplicationProblemPlusJSONResponse) VisitStartBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBatchOperationRequestObject struct {
+	Id BatchID `json:"id"`
+}
+
+type GetBatchOperationResponseObject interface {
+	VisitGetBatchOperationResponse(w http.ResponseWriter) error
+}
+
+type GetBatchOperation200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetBatchOperation200JSONResponse struct {
+	Body    BatchOperation
+	Headers GetBatchOperation200ResponseHeaders
+}
+
+func (response GetBatchOperation200JSONResponse) VisitGetBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBatchOperation400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetBatchOperation400ApplicationProblemPlusJSONResponse) VisitGetBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBatchOperation404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetBatchOperation404ApplicationProblemPlusJSONResponse) VisitGetBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBatchOperation500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetBatchOperation500ApplicationProblemPlusJSONResponse) VisitGetBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBatchOperation503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetBatchOperation503ApplicationProblemPlusJSONResponse) VisitGetBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperationRequestObject struct {
+	Id   BatchID `json:"id"`
+	Body *CancelBatchOperationJSONRequestBody
+}
+
+type CancelBatchOperationResponseObject interface {
+	VisitCancelBatchOperationResponse(w http.ResponseWriter) error
+}
+
+type CancelBatchOperation202ResponseHeaders struct {
+	XRequestId *string
+}
+
+type CancelBatchOperation202JSONResponse struct {
+	Body    BatchOperation
+	Headers CancelBatchOperation202ResponseHeaders
+}
+
+func (response CancelBatchOperation202JSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation400ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation404ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation409ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation413ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation415ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation500ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelBatchOperation503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CancelBatchOperation503ApplicationProblemPlusJSONResponse) VisitCancelBatchOperationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchItemsRequestObject struct {
+	Id     BatchID `json:"id"`
+	Params ListBatchItemsParams
+}
+
+type ListBatchItemsResponseObject interface {
+	VisitListBatchItemsResponse(w http.ResponseWriter) error
+}
+
+type ListBatchItems200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListBatchItems200JSONResponse struct {
+	Body    BatchItemList
+	Headers ListBatchItems200ResponseHeaders
+}
+
+func (response ListBatchItems200JSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchItems400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchItems400ApplicationProblemPlusJSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchItems404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchItems404ApplicationProblemPlusJSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchItems500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchItems500ApplicationProblemPlusJSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBatchItems503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListBatchItems503ApplicationProblemPlusJSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8692,6 +9913,21 @@ type StrictServerInterface interface {
 	// ListAuditLog What operators did
 	// (GET /v1/audit-log)
 	ListAuditLog(ctx context.Context, request ListAuditLogRequestObject) (ListAuditLogResponseObject, error)
+	// ListBatchOperations List batch operations
+	// (GET /v1/batch-operations)
+	ListBatchOperations(ctx context.Context, request ListBatchOperationsRequestObject) (ListBatchOperationsResponseObject, error)
+	// StartBatchOperation Ask for one thing of many sagas
+	// (POST /v1/batch-operations)
+	StartBatchOperation(ctx context.Context, request StartBatchOperationRequestObject) (StartBatchOperationResponseObject, error)
+	// GetBatchOperation Read a batch operation
+	// (GET /v1/batch-operations/{id})
+	GetBatchOperation(ctx context.Context, request GetBatchOperationRequestObject) (GetBatchOperationResponseObject, error)
+	// CancelBatchOperation Stop a batch operation
+	// (POST /v1/batch-operations/{id}/cancel)
+	CancelBatchOperation(ctx context.Context, request CancelBatchOperationRequestObject) (CancelBatchOperationResponseObject, error)
+	// ListBatchItems What became of each saga
+	// (GET /v1/batch-operations/{id}/items)
+	ListBatchItems(ctx context.Context, request ListBatchItemsRequestObject) (ListBatchItemsResponseObject, error)
 	// ListDefinitions List definitions
 	// (GET /v1/definitions)
 	ListDefinitions(ctx context.Context, request ListDefinitionsRequestObject) (ListDefinitionsResponseObject, error)
@@ -9054,6 +10290,154 @@ func (sh *strictHandler) ListAuditLog(w http.ResponseWriter, r *http.Request, pa
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListAuditLogResponseObject); ok {
 		if err := validResponse.VisitListAuditLogResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListBatchOperations operation middleware
+func (sh *strictHandler) ListBatchOperations(w http.ResponseWriter, r *http.Request, params ListBatchOperationsParams) {
+	var request ListBatchOperationsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListBatchOperations(ctx, request.(ListBatchOperationsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListBatchOperations")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListBatchOperationsResponseObject); ok {
+		if err := validResponse.VisitListBatchOperationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartBatchOperation operation middleware
+func (sh *strictHandler) StartBatchOperation(w http.ResponseWriter, r *http.Request, params StartBatchOperationParams) {
+	var request StartBatchOperationRequestObject
+
+	request.Params = params
+
+	var body StartBatchOperationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartBatchOperation(ctx, request.(StartBatchOperationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartBatchOperation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartBatchOperationResponseObject); ok {
+		if err := validResponse.VisitStartBatchOperationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetBatchOperation operation middleware
+func (sh *strictHandler) GetBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID) {
+	var request GetBatchOperationRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBatchOperation(ctx, request.(GetBatchOperationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBatchOperation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBatchOperationResponseObject); ok {
+		if err := validResponse.VisitGetBatchOperationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelBatchOperation operation middleware
+func (sh *strictHandler) CancelBatchOperation(w http.ResponseWriter, r *http.Request, id BatchID) {
+	var request CancelBatchOperationRequestObject
+
+	request.Id = id
+
+	var body CancelBatchOperationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelBatchOperation(ctx, request.(CancelBatchOperationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelBatchOperation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelBatchOperationResponseObject); ok {
+		if err := validResponse.VisitCancelBatchOperationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListBatchItems operation middleware
+func (sh *strictHandler) ListBatchItems(w http.ResponseWriter, r *http.Request, id BatchID, params ListBatchItemsParams) {
+	var request ListBatchItemsRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListBatchItems(ctx, request.(ListBatchItemsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListBatchItems")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListBatchItemsResponseObject); ok {
+		if err := validResponse.VisitListBatchItemsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
