@@ -16,7 +16,7 @@ import (
 // movedTo is a reader that goes on, with all that it remembers, on another
 // pool.
 func movedTo(rd *reader, pool *pgxpool.Pool) *reader {
-	rd.pool = pool
+	rd.pool, rd.lease.pool = pool, pool
 	return rd
 }
 
