@@ -141,8 +141,11 @@ func (c *Coordinator) runPauses(ctx context.Context) error {
 // release sends what was withheld because of a pause that is over. When nothing
 // is left, and nobody can withhold more, the pause is forgotten.
 func (c *Coordinator) release(ctx context.Context, p Pausing) error {
+	const find = `SELECT saga_id FROM saga_hold WHERE kind = $1 AND name = $2 AND saga_id > $3 ORDER BY saga_id LIMIT $4`
+	var after uuid.UUID // each once: some stay, see releaseSagas
+	left := false
 	for {
-		rows, err := c.Pool.Query(ctx, `SELECT saga_id FROM saga_hold WHERE kind = $1 AND name = $2 LIMIT $3`, p.Kind, p.Name, releaseMost)
+		rows, err := c.Pool.Query(ctx, find, p.Kind, p.Name, after, releaseMost)
 		if err != nil {
 			return fmt.Errorf("find withheld sagas: %w", err)
 		}
@@ -153,9 +156,14 @@ func (c *Coordinator) release(ctx context.Context, p Pausing) error {
 		if len(ids) == 0 {
 			break
 		}
-		if err := c.releaseSagas(ctx, p, ids); err != nil {
+		stay, err := c.releaseSagas(ctx, p, ids)
+		if err != nil {
 			return err
 		}
+		after, left = ids[len(ids)-1], left || stay
+	}
+	if left {
+		return nil
 	}
 	const forget = `DELETE FROM pause WHERE kind = $1 AND name = $2 AND resumed_at < clock_timestamp() - make_interval(secs => $3)`
 	if _, err := c.Pool.Exec(ctx, forget, p.Kind, p.Name, pauseLinger.Seconds()); err != nil {
@@ -164,12 +172,20 @@ func (c *Coordinator) release(ctx context.Context, p Pausing) error {
 	return nil
 }
 
-func (c *Coordinator) releaseSagas(ctx context.Context, p Pausing, ids uuids) error {
-	_, err := c.change(ctx, lockByID(ctx, ids), func(tx *transaction) error {
+// releaseSagas reports whether some stay listed: those that are paused
+// themselves, of which nothing can be sent yet.
+func (c *Coordinator) releaseSagas(ctx context.Context, p Pausing, ids uuids) (stay bool, err error) {
+	_, err = c.change(ctx, lockByID(ctx, ids), func(tx *transaction) error {
+		stay = false
 		for _, r := range tx.rows {
-			r.beside = append(r.beside, released{p.Kind, p.Name, r.id})
 			// Whether its commands have left the outbox is not known here: no attempt must be spent.
-			if _, err := tx.apply(r, saga.Tick{Publication: saga.Withheld}); err != nil {
+			_, err := tx.apply(r, saga.Tick{Publication: saga.Withheld})
+			if err == nil && r.state.Paused() { // before, or by its deadline just now
+				stay = true
+				continue
+			}
+			r.beside = append(r.beside, released{p.Kind, p.Name, r.id})
+			if err != nil {
 				c.Log.ErrorContext(ctx, "saga cannot be worked on", "saga_id", r.id, "err", err)
 				continue
 			}
@@ -182,9 +198,9 @@ func (c *Coordinator) releaseSagas(ctx context.Context, p Pausing, ids uuids) er
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("release %d sagas: %w", len(ids), err)
+		return false, fmt.Errorf("release %d sagas: %w", len(ids), err)
 	}
-	return nil
+	return stay, nil
 }
 
 // PauseParticipant withholds the new commands of a participant, whatever saga

@@ -186,3 +186,34 @@ func TestPausesAreNotedAndMayBeRepeated(t *testing.T) {
 		t.Errorf("a participant is no definition: %v", err)
 	}
 }
+
+// P10: a saga that is paused itself cannot be released yet, and holds up nobody.
+func TestAPausedSagaDoesNotHoldUpTheEndOfAPause(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start()
+	reserve := f.only()
+	f.pauseParticipant("inventory")
+	f.pauseParticipant("payment")
+	paused := f.start()
+	if _, err := f.c.Pause(t.Context(), paused.ID, stocktaking); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	f.answer(reserve, wire.Succeeded)
+	f.resumeParticipant("inventory")
+	if cmd := f.awaitCommand(); cmd.Subject != "skald.cmd.inventory.reserve" {
+		t.Fatalf("the first command is for %s", cmd.Subject)
+	}
+	f.resumeParticipant("payment") // now that the server is busy with the other
+	if cmd := f.awaitCommand(); cmd.Subject != "skald.cmd.payment.charge" {
+		t.Errorf("the next command is for %s", cmd.Subject)
+	}
+	if _, err := f.c.Resume(t.Context(), paused.ID, stocktaking); err != nil {
+		t.Fatal(err)
+	}
+	if cmd := f.awaitCommand(); cmd.Saga != paused.ID.String() {
+		t.Errorf("the last command is of saga %s", cmd.Saga)
+	}
+	f.verifyHistory()
+}

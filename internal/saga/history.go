@@ -16,7 +16,8 @@ const (
 	BecameDue        EntryType = "due" // its start time has come
 	LockGranted      EntryType = "lock-granted"
 	CommandIssued    EntryType = "command-issued"
-	StepHold         EntryType = "step-held" // its participant is held: a command was withheld or, of one in flight, no time runs
+	StepHold         EntryType = "step-held"     // its participant is held: a command was withheld or, of one in flight, no time runs
+	StepRelease      EntryType = "step-released" // it is not held any more, and what it waits for is something else
 	StepSkip         EntryType = "step-skipped"
 	StepSuccess      EntryType = "step-succeeded"
 	RetryScheduled   EntryType = "retry-scheduled"
@@ -177,6 +178,8 @@ func (st *StepState) apply(e Entry) {
 		}
 	case StepHold:
 		st.DueAt, st.Held = time.Time{}, true
+	case StepRelease:
+		st.Held = false
 	case RetryScheduled:
 		if e.Generation != st.Generation {
 			st.Generation, st.IssuedAt = e.Generation, time.Time{}

@@ -146,3 +146,28 @@ func TestAPausedSagaIsNotReleased(t *testing.T) {
 	l.give(resume)
 	l.wantSent("do-a#2")
 }
+
+// When the pause ends and there is no room for the step yet, it waits for that
+// alone: the next pause must find it as any other.
+func TestAStepThatIsReleasedMayHaveToWaitForRoom(t *testing.T) {
+	t.Parallel()
+	l := begin(t, `
+name: narrow
+max_parallel: 1
+steps:
+  - {name: a, participant: p, action: do-a, compensation: undo-a, after: []}
+  - {name: b, participant: q, action: do-b, compensation: undo-b, after: []}
+  - {name: c, participant: p, action: do-c, compensation: undo-c, after: []}
+`, `{}`)
+	l.held = []string{"q"}
+	l.act("a", saga.Succeeded)
+	l.wantSent("do-c#1")
+	l.want("running: a=succeeded b=held c=running")
+	l.hold()
+	l.want("running: a=succeeded b=pending c=running")
+	l.held = []string{"q"}
+	l.act("c", saga.Succeeded)
+	l.want("running: a=succeeded b=held c=succeeded")
+	l.hold()
+	l.wantSent("do-b#1")
+}

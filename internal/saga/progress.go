@@ -44,7 +44,8 @@ func (m *machine) holds(i int) bool { return slices.Contains(m.held, m.def.Steps
 
 // release goes on with what was begun and whose participant is not held any
 // more: the next attempt is issued; what is in flight is waited for afresh.
-// What was not begun is the business of forward and backward.
+// What was not begun is the business of forward and backward, now or when there
+// is room for it: no pause has to do with it any more.
 func (m *machine) release() {
 	for i := range m.state.Steps {
 		st := m.state.Steps[i]
@@ -55,6 +56,8 @@ func (m *machine) release() {
 		case st.Status == StepRunning, st.Status == StepCompensating:
 			m.record(Entry{Type: DeadlineExtended, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt,
 				DueAt: m.now.Add(m.def.Steps[i].Timeout), Reason: "participant resumed"})
+		default:
+			m.record(Entry{Type: StepRelease, Step: i + 1})
 		}
 	}
 }
