@@ -30,6 +30,7 @@ type simDB struct {
 	dead    int // dead letters
 	locks   map[string][]simLock
 	guards  map[string]*simSession // of the keys of locks
+	pauses  simPauses
 }
 
 // simSaga is a row of saga, its history and its stale replies. What is read of
@@ -277,6 +278,9 @@ func (db *simDB) update(st *simSaga, r *row) {
 	st.stale += len(r.staleSeen)
 	w := db.w
 	w.current.dealt += len(r.staleSeen) + len(r.history)
+	for _, what := range r.beside {
+		db.pauses.writeBeside(what)
+	}
 	if len(r.history) == 0 {
 		w.checkUnchanged(st, r)
 	}

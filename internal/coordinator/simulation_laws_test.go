@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/skald-saga/skald/internal/saga"
 	"github.com/skald-saga/skald/internal/wire"
@@ -32,30 +33,78 @@ func text(s saga.State) string {
 	return fmt.Sprint(string(b), err)
 }
 
-// checkUnchanged: a transaction that has decided nothing of a saga leaves its
-// state and version as they are. (P6)
+// checkUnchanged: a transaction that has decided nothing of a saga leaves it as
+// it is, and has decided that by what it is. (P6)
 func (w *world) checkUnchanged(st *simSaga, r *row) {
-	if r.broken != nil || r.version != r.read.version || (r.version == st.version && !reflect.DeepEqual(r.state, st.state)) {
-		w.failf("P6", "saga %s was changed by what changes nothing:\n%s\n%s", st.name(), text(st.state), text(r.state))
+	if r.broken != nil || r.version != st.version || !reflect.DeepEqual(r.state, st.state) {
+		w.failf("P6", "saga %s is\n%s\nand that a reply changes nothing was decided by\n%s", st.name(), text(st.state), text(r.state))
+	}
+	for _, reply := range r.staleSeen {
+		w.checkStale(st, reply)
+	}
+}
+
+// checkStale: what is awaited is not called stale. (P6) The outcome of an
+// action that was given up still is, until it is compensated.
+func (w *world) checkStale(st *simSaga, reply staleReply) {
+	effect, err := wire.ParseEffectID(reply.EffectID)
+	if err != nil {
+		w.failf("P6", "%v", err)
+	}
+	step, final := st.state.Steps[st.def.Index(effect.Step)], saga.Outcome(reply.Outcome)
+	awaited := step.Phase == saga.Phase(effect.Phase) && step.Generation == effect.Generation && !step.IssuedAt.IsZero()
+	switch {
+	case !awaited || !st.open():
+	case step.Status == saga.StepRunning && (final == saga.Succeeded || final == saga.Failed),
+		step.Status == saga.StepUnknown && (final == saga.Succeeded || final == saga.Failed),
+		step.Status == saga.StepCompensating && final == saga.Succeeded:
+		w.failf("P6", "saga %s: %s %s is called stale, %q, and the step is %s", st.name(), reply.EffectID, reply.Outcome, reply.Reason, step.Status)
 	}
 }
 
 // checkTimer: nothing in flight is forgotten. (P2) The timers that s has taken
-// go with its commit.
+// go with its commit. What waits for its command to be published is looked at
+// later than it wants.
 func (w *world) checkTimer(st *simSaga, s *simSession) {
 	w.checkLock(st, s)
+	w.checkHeld(st)
+	due := wanted(st.state)
 	switch {
-	case !st.open() || st.state.Paused() || st.state.WaitsFor() == saga.ForLock && st.state.WakeAt().IsZero() || (st.status == saga.Stuck && st.state.WakeAt().IsZero()):
+	case !due.IsZero():
+	case !st.open() || st.state.Paused() || (st.status == saga.Stuck && !st.state.Held()), waitsForLock(st.state):
 		return
-	case st.wakeAt.IsZero():
-		w.failf("P2", "saga %s is %s and has no time at which to look at it", st.name(), st.status)
+	case !st.state.Held():
+		w.failf("P2", "saga %s is %s, and waits for nothing: %s", st.name(), st.status, text(st.state))
+	default:
+		due = st.wakeAt // in case that the end of the pause is missed
 	}
 	for _, t := range w.db.timers {
-		if t.saga == st.id && t.takenBy != s && !t.due.After(st.wakeAt) {
+		if t.saga == st.id && t.takenBy != s && !t.due.After(st.wakeAt) && (t.withheld || !t.due.After(due)) {
 			return
 		}
 	}
-	w.failf("P2", "saga %s is %s, due at %s, and has no timer", st.name(), st.status, st.wakeAt)
+	w.failf("P2", "saga %s is %s, due at %s, and has no timer", st.name(), st.status, due)
+}
+
+func waitsForLock(s saga.State) bool {
+	return s.StartAt.IsZero() && s.Lock != nil && s.Lock.State == saga.LockWaiting
+}
+
+// wanted is when something is due, by the state alone; zero: never.
+func wanted(s saga.State) time.Time {
+	switch {
+	case s.Status.Ended() || s.Paused():
+		return time.Time{}
+	case !s.StartAt.IsZero():
+		return s.StartAt
+	}
+	earliest := s.DeadlineAt
+	for _, step := range s.Steps {
+		if !step.DueAt.IsZero() && (earliest.IsZero() || step.DueAt.Before(earliest)) {
+			earliest = step.DueAt
+		}
+	}
+	return earliest
 }
 
 // statement is what a participant has said; attempt 0: without saying of which.
@@ -110,21 +159,35 @@ func (w *world) checkPublished(st *simSaga, step string, e saga.Entry) {
 	}
 }
 
-// checkCommand: one effect id is one effect, whichever attempt carries it. (P5)
+// checkCommand: one effect id is one effect, whichever attempt carries it, and
+// is told truly of what it undoes. (P5)
 func (w *world) checkCommand(st *simSaga, m *simMessage) {
 	c := m.cmd
 	if c.Saga != st.id.String() {
 		w.failf("P5", "saga %s wrote a command of saga %s", st.name(), c.Saga)
 	}
+	first := true
 	for _, o := range w.db.outbox {
-		if !o.command || o.cmd.EffectID != c.EffectID {
+		if !o.command || o.saga != m.saga || o.cmd.EffectID != c.EffectID {
 			continue
 		}
+		first = false
 		same := o.Subject == m.Subject && bytes.Equal(o.Payload, m.Payload) && o.cmd.EffectTime.Equal(c.EffectTime) && o.cmd.ActionOutcome == c.ActionOutcome
 		if !same || o.cmd.Attempt >= c.Attempt {
 			w.failf("P5", "two commands of one effect:\n%s %s\n%s %s", o.Headers, o.Payload, m.Headers, m.Payload)
 		}
 	}
+	if first && !c.EffectTime.Equal(st.updated) {
+		w.failf("P5", "%s is sent at %s as of %s", c.EffectID, st.updated, c.EffectTime)
+	}
+	if c.EffectID.Phase == wire.Compensation && (c.ActionOutcome == wire.Succeeded) != succeeded(st, st.def.Index(c.EffectID.Step)+1) {
+		w.failf("P5", "%s is told that its action has %s", c.EffectID, c.ActionOutcome)
+	}
+}
+
+// succeeded reports what history says of a step's action.
+func succeeded(st *simSaga, step int) bool {
+	return slices.ContainsFunc(st.history, func(e saga.Entry) bool { return e.Step == step && e.Type == saga.StepSuccess })
 }
 
 // checkOrder: what is undone is not undone before what came after it. (P3)

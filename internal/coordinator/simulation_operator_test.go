@@ -18,6 +18,11 @@ func (w *world) operate(s *simServer) {
 		return
 	}
 	st := w.db.order[w.IntN(len(w.db.order))]
+	for _, other := range w.db.order {
+		if other.status == saga.Stuck && w.IntN(2) == 0 {
+			st = other
+		}
+	}
 	switch what := w.IntN(12); {
 	case what < 2:
 		w.request(s, st, "cancel", saga.Cancel{Reason: "r", Actor: "a"})
@@ -29,18 +34,27 @@ func (w *world) operate(s *simServer) {
 		w.request(s, st, "resume", saga.Resume{Actor: "a"})
 	case what == 9:
 		w.restart(s, st)
-	case w.meddling && what == 10:
+	case w.meddling && what == 10 && w.IntN(4) == 0:
 		w.meddle(st)
 		w.request(s, st, "abandon", saga.Abandon{Reason: "r", Actor: "a"})
 	case w.meddling:
-		w.meddle(st)
-		phase := []saga.Phase{saga.Action, saga.Compensation}[w.IntN(2)]
-		outcome := []saga.Resolution{saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped}[w.IntN(3)]
-		step := st.def.Steps[w.IntN(len(st.def.Steps))].Name
-		w.request(s, st, "resolve", saga.Resolve{Step: step, Phase: phase, Outcome: outcome, Actor: "a"})
+		w.resolve(s, st)
 	default:
 		w.resolveTruly(s, st)
 	}
+}
+
+// resolve says anything of a step, of one that is stuck if there is one.
+func (w *world) resolve(s *simServer, st *simSaga) {
+	i, phase := w.IntN(len(st.def.Steps)), []saga.Phase{saga.Action, saga.Compensation}[w.IntN(2)]
+	for j, step := range st.state.Steps {
+		if step.Status == saga.StepStuck {
+			i, phase = j, step.Phase
+		}
+	}
+	w.meddle(st)
+	outcome := []saga.Resolution{saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped}[w.IntN(3)]
+	w.request(s, st, "resolve", saga.Resolve{Step: st.def.Steps[i].Name, Phase: phase, Outcome: outcome, Actor: "a"})
 }
 
 // meddle notes that what the books say of a saga may not be true from now on.
@@ -109,8 +123,14 @@ func (w *world) calm() {
 	w.weather = weather{poisonous: w.poisonous}
 	w.nats.down = false
 	clear(w.nats.full)
+	for i := range w.db.pauses.rows {
+		w.db.pauses.rows[i].over = true
+	}
 	w.logf("calm")
 	w.settle()
+	for _, s := range w.servers {
+		s.look()
+	}
 	for range 500 {
 		if !w.lookAfter() {
 			return
@@ -138,8 +158,17 @@ func (w *world) lookAfter() bool {
 	case len(w.nats.replies) > 0:
 		w.reply(s, 8)
 	default:
-		return w.help(s) || w.wait(s)
+		return w.help(s) || w.releaseAll(s) || w.wait(s)
 	}
+	return true
+}
+
+// releaseAll has a server send what pauses have withheld.
+func (w *world) releaseAll(s *simServer) bool {
+	if len(w.db.pauses.holds) == 0 {
+		return false
+	}
+	w.release(s)
 	return true
 }
 

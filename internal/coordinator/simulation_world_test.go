@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -52,6 +51,7 @@ type weather struct {
 	refusals   int // a participant says something else than yes
 	outages    int // NATS is away, full or wiped; of all that happens
 	operators  int // ask for something, of all that happens
+	pausing    int // participants or the definition are paused, or resumed; of all that happens
 	meddling   bool
 	poisonous  bool // a result cannot be stored
 }
@@ -64,16 +64,6 @@ type simServer struct {
 	number int
 	skew   time.Duration
 	c      *Coordinator
-}
-
-// wish is what a client wants to be started, for which it asks until it knows.
-type wish struct {
-	key         string
-	fingerprint [32]byte
-	startAt     time.Time
-	answered    bool
-	refused     bool // the key belongs to another request
-	saga        uuid.UUID
 }
 
 // lab is what worlds use one after the other, because it is dear to make.
@@ -129,6 +119,7 @@ func newWorld(l *lab, seed uint64, planted plant, log *strings.Builder) *world {
 	w.weather = weather{
 		flaky: w.oneOf(0, 0, 20, 100), crashes: w.oneOf(0, 10, 40), losses: w.oneOf(0, 20, 150), duplicates: w.oneOf(0, 20, 200),
 		odd: w.oneOf(0, 200), refusals: w.oneOf(0, 100, 400), outages: w.oneOf(0, 0, 20), operators: w.oneOf(0, 0, 30, 100),
+		pausing:  w.oneOf(0, 0, 0, 30),
 		meddling: w.IntN(4) == 0, poisonous: w.IntN(8) == 0,
 	}
 	for i := range 1 + w.IntN(2) {
@@ -161,6 +152,7 @@ func (s *simServer) boot() {
 	}
 	c.db, c.newID, c.wait = s.db, s.newID, func(context.Context, time.Duration) { s.step() }
 	c.memory, c.definitions = memory{}, definitions{}
+	s.look()
 	for i := range s.sources {
 		s.learn(i)
 	}
@@ -197,20 +189,6 @@ func (w *world) newID() (uuid.UUID, error) {
 	return id, nil
 }
 
-func (w *world) wishFor() {
-	x := &wish{key: "k" + string(rune('0'+len(w.wishes)))}
-	if w.IntN(6) == 0 {
-		x.startAt = simStart.Add(time.Duration(w.IntN(60)) * time.Second)
-	}
-	if len(w.wishes) > 0 && w.IntN(3) == 0 { // another client with the same key
-		*x = wish{key: w.wishes[0].key, fingerprint: w.wishes[0].fingerprint}
-		if w.IntN(2) == 0 {
-			x.fingerprint[0]++
-		}
-	}
-	w.wishes = append(w.wishes, x)
-}
-
 func (w *world) logf(format string, args ...any) {
 	if w.log != nil {
 		fmt.Fprintf(w.log, "%9s  "+format+"\n", append([]any{w.now.Sub(simStart)}, args...)...)
@@ -236,6 +214,8 @@ func (w *world) chaos() {
 			w.outage()
 		case w.chance(w.operators):
 			w.operate(w.someServer())
+		case w.chance(w.pausing):
+			w.pauseSome()
 		case w.chance(5):
 			w.publishDefinition()
 		case len(w.tasks) < 5:
@@ -260,6 +240,9 @@ func (w *world) happen() {
 		{6, !due.IsZero() && !due.After(w.now), func() { w.fire(w.someServer(), 1+w.IntN(3)) }},
 		{1, true, func() { w.fire(w.someServer(), 1+w.IntN(3)) }},
 		{1, true, func() { w.start(w.someServer(), 2) }},
+		{1, len(w.db.pauses.rows) > 0, func() { w.someServer().look() }},
+		{1, len(w.db.pauses.rows) > 0, func() { w.release(w.someServer()) }},
+		{1, len(w.db.pauses.rows) > 0, w.forgetPauses},
 		{3, true, w.pass},
 	}
 	total := 0
@@ -335,65 +318,6 @@ func (w *world) outage() {
 		w.nats.full[p] = !w.nats.full[p]
 	}
 	w.logf("NATS: down %v, full %v, %d commands, %d replies", w.nats.down, w.nats.full, len(w.nats.commands), len(w.nats.replies))
-}
-
-// start has clients ask a server for what they want, in one transaction; some
-// of them know already.
-func (w *world) start(s *simServer, most int) {
-	var asked []*wish
-	for range most {
-		if x := w.wishes[w.IntN(len(w.wishes))]; !x.answered || w.IntN(8) == 0 {
-			asked = append(asked, x)
-		}
-	}
-	if len(asked) > 0 {
-		w.startThese(s, asked)
-	}
-}
-
-func (w *world) startThese(s *simServer, asked []*wish) {
-	w.spawn(s, fmt.Sprintf("%d starts", len(asked)), func(*task) {
-		ctx := context.Background()
-		jobs := make([]*startJob, len(asked))
-		for i, x := range asked {
-			def, err := s.c.startable(ctx, "random", 0)
-			if err != nil {
-				w.failf("P8", "%v", err)
-			}
-			jobs[i], err = s.c.newStart(def, StartRequest{
-				Definition: def.Name, Input: w.sources[def.id-1].input, StartAt: x.startAt,
-				Key: &IdempotencyKey{Route: "sagas", Key: x.key, Fingerprint: x.fingerprint},
-			})
-			if err != nil {
-				w.failf("P8", "%v", err)
-			}
-		}
-		s.c.write(ctx, jobs)
-		for i, x := range asked {
-			w.answer(x, jobs[i], <-jobs[i].done)
-		}
-	})
-}
-
-// answer is what a client hears of its start.
-func (w *world) answer(x *wish, job *startJob, res startResult) {
-	id := job.row.id
-	switch {
-	case errors.Is(res.err, ErrKeyReused):
-		if x.answered && !x.refused {
-			w.failf("P8", "a repetition of start %s was refused", x.key)
-		}
-		x.answered, x.refused = true, true
-		return
-	case res.err != nil:
-		return // it will ask again
-	case res.replayOf != uuid.Nil:
-		id = res.replayOf
-	}
-	if x.answered && (x.refused || x.saga != id) {
-		w.failf("P8", "start %s was answered with saga %s, and then with %s", x.key, x.saga, id)
-	}
-	x.answered, x.saga = true, id
 }
 
 // reply has a server handle replies as its consumer does: what it has handled
