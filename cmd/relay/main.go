@@ -42,7 +42,7 @@ type cli struct {
 // no more than the subject on which writers may wake them.
 type sidecarFlags struct {
 	program.DatabaseFlags
-	program.NATSFlag
+	program.NATSFlags
 	program.PrefixFlag
 	program.PublishFlag
 	AdminAddr    string        `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_RELAY_ADMIN_ADDR" default:"127.0.0.1:9091"`

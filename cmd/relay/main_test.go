@@ -241,6 +241,14 @@ func TestMistakesAreNamedInOneLine(t *testing.T) {
 		"a NATS URL with a bad port":       {args: with("--nats-url", "nats://user:secret@h:port"), want: "--nats-url"},
 		"an empty NATS URL":                {args: with("--nats-url", ""), want: "--nats-url"},
 		"a second NATS URL that is bad":    {args: with("--nats-url", "nats://h:1,nats://"), want: "--nats-url"},
+		"a user without a password":        {args: with("--nats-user", "relay"), want: "--nats-password-file"},
+		"two ways to say who we are":       {args: with("--nats-url", "nats://user:secret@h", "--nats-token-file", secret), want: "--nats-token-file"},
+		"a token file that is not there":   {args: with("--nats-token-file", secret+"x"), want: "--nats-token-file"},
+		"a seed that is none":              {args: with("--nats-nkey-file", secret), want: "--nats-nkey-file"},
+		"credentials that are none":        {args: with(), env: map[string]string{"NATS_CREDS_FILE": secret}, want: "--nats-creds-file"},
+		"an authority without certificate": {args: with("--nats-tls-ca", secret), want: "--nats-tls-ca"},
+		"a certificate without its key":    {args: with("--nats-tls-cert", secret), want: "--nats-tls-key"},
+		"a certificate that is none":       {args: with("--nats-tls-cert", secret, "--nats-tls-key", secret), want: "--nats-tls-cert"},
 		"a prefix that is no subject":      {args: with("--prefix", "a..b"), want: "--prefix"},
 		"a prefix with a wildcard":         {args: with(), env: map[string]string{"SKALD_PREFIX": "*"}, want: "--prefix"},
 		"a taken port":                     {args: with("--admin-addr", taken.Addr().String()), want: "--admin-addr"},
@@ -253,7 +261,7 @@ func TestMistakesAreNamedInOneLine(t *testing.T) {
 		"a variable with a time not a one": {args: with(), env: map[string]string{"SKALD_DRAIN_TIMEOUT": "5"}, want: "SKALD_DRAIN_TIMEOUT"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, name := range []string{"DATABASE_URL", "DATABASE_URL_FILE", "NATS_URL", "SKALD_PREFIX", "SKALD_DRAIN_TIMEOUT"} {
+			for _, name := range []string{"DATABASE_URL", "DATABASE_URL_FILE", "NATS_URL", "NATS_CREDS_FILE", "SKALD_PREFIX", "SKALD_DRAIN_TIMEOUT"} {
 				t.Setenv(name, "")
 				if v, ok := c.env[name]; ok {
 					t.Setenv(name, v)

@@ -63,7 +63,8 @@ func (c *sidecarFlags) serve(ctx context.Context, out program.Streams, j job) er
 	if c.DrainTimeout < 0 {
 		return program.Usagef("--drain-timeout: must not be negative")
 	}
-	if err := program.CheckNATSURL(c.NATSURL); err != nil {
+	connect, err := c.NATSFlags.Options()
+	if err != nil {
 		return err
 	}
 	if err := program.CheckPrefix(c.Prefix); err != nil {
@@ -89,7 +90,7 @@ func (c *sidecarFlags) serve(ctx context.Context, out program.Streams, j job) er
 		return fmt.Errorf("open database: %w", err)
 	}
 	closed := make(chan struct{})
-	nc, err := bus.Connect(c.NATSURL, "skald-relay", log, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err := bus.Connect(c.NATSURL, "skald-relay", log, append(connect, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))...)
 	if err != nil {
 		pool.Close()
 		return program.Usagef("--nats-url: %w", err)

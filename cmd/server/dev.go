@@ -25,11 +25,12 @@ import (
 
 type devCmd struct {
 	engineFlags
-	AdminAddr      string `help:"Where health, metrics and pprof are served; default: only on the API's port." env:"SKALD_ADMIN_ADDR"`
-	NATSAddr       string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222"`
-	PostgresAddr   string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0"`
-	DatabaseURL    string `help:"Use this Postgres server instead of a private one; the databases skald and shop are made in it." env:"DATABASE_URL" placeholder:"URL"`
-	NATSURL        string `name:"nats-url" help:"Use this NATS instead of one in process." env:"NATS_URL" placeholder:"URL"`
+	AdminAddr    string `help:"Where health, metrics and pprof are served; default: only on the API's port." env:"SKALD_ADMIN_ADDR"`
+	NATSAddr     string `name:"nats-addr" help:"Where the in-process NATS listens; port 0 picks a free one." env:"SKALD_NATS_ADDR" default:"127.0.0.1:4222"`
+	PostgresAddr string `help:"Where the private Postgres listens; port 0 picks a free one." env:"SKALD_POSTGRES_ADDR" default:"127.0.0.1:0"`
+	DatabaseURL  string `help:"Use this Postgres server instead of a private one; the databases skald and shop are made in it." env:"DATABASE_URL" placeholder:"URL"`
+	NATSURL      string `name:"nats-url" help:"Use this NATS instead of one in process." env:"NATS_URL" placeholder:"URL"`
+	program.NATSCredentials
 	Data           string `help:"Keep data in this folder; default: nothing is kept." env:"SKALD_DATA" placeholder:"DIR"`
 	ReadyFile      string `help:"Write the URLs of everything into this file, as JSON, once everything answers." env:"SKALD_READY_FILE" placeholder:"PATH"`
 	NoParticipants bool   `help:"Leave the participants to you." env:"SKALD_NO_PARTICIPANTS"`
@@ -132,7 +133,7 @@ func (d *devCmd) work(ctx context.Context, e *engine, at endpoints, registry *pr
 			return err
 		}
 		defer pool.Close()
-		nc, err := connectNATS(at.NATS, e.log)
+		nc, err := d.connectNATS(at.NATS, e.log)
 		if err != nil {
 			return err
 		}
@@ -164,11 +165,24 @@ func (d *devCmd) startNATS(log *slog.Logger, at *endpoints) (nc *nats.Conn, stop
 		}
 		at.NATS, halt = n.URL(), n.Stop
 	}
-	nc, err = connectNATS(at.NATS, log)
+	nc, err = d.connectNATS(at.NATS, log)
 	if err != nil {
 		return nil, nil, errors.Join(err, halt())
 	}
 	return nc, func() error { nc.Close(); return halt() }, nil
+}
+
+// connectNATS shows credentials to a NATS that was given only: ours asks for
+// none.
+func (d *devCmd) connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
+	var options []nats.Option
+	if d.NATSURL != "" {
+		var err error
+		if options, err = d.Options(url); err != nil {
+			return nil, err
+		}
+	}
+	return connectNATS(url, log, options)
 }
 
 func (d *devCmd) startPostgres(ctx context.Context, log *slog.Logger) (urlOf func(database string) (string, error), stop func() error, err error) {

@@ -19,7 +19,7 @@ import (
 type serveCmd struct {
 	databaseFlags
 	engineFlags
-	program.NATSFlag
+	program.NATSFlags
 	AdminAddr string `help:"Where health, metrics and pprof are served; empty: nowhere." env:"SKALD_ADMIN_ADDR" default:"127.0.0.1:9090"`
 	WithRelay bool   `help:"Publish the outbox from this process too, without a relay beside it." env:"SKALD_WITH_RELAY"`
 }
@@ -29,7 +29,8 @@ func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	if err := program.CheckNATSURL(s.NATSURL); err != nil {
+	connect, err := s.NATSFlags.Options()
+	if err != nil {
 		return err
 	}
 	url, err := s.URL()
@@ -56,7 +57,7 @@ func (s *serveCmd) Run(ctx context.Context, out program.Streams) error {
 	}
 	e.prepare = func(ctx context.Context) (err error) {
 		if err = awaitSchema(ctx, pool, log); err == nil && ctx.Err() == nil {
-			e.nc, err = connectNATS(s.NATSURL, log)
+			e.nc, err = connectNATS(s.NATSURL, log, connect)
 		}
 		return err
 	}
@@ -82,8 +83,8 @@ func (f engineFlags) listen(adminAddr string) (api, admin net.Listener, err erro
 	return api, admin, nil
 }
 
-func connectNATS(url string, log *slog.Logger) (*nats.Conn, error) {
-	nc, err := bus.Connect(url, "skald-server", log)
+func connectNATS(url string, log *slog.Logger, options []nats.Option) (*nats.Conn, error) {
+	nc, err := bus.Connect(url, "skald-server", log, options...)
 	if err != nil {
 		return nil, program.Usagef("--nats-url: %w", err)
 	}

@@ -59,8 +59,9 @@ var table = map[string]may{
 	"internal/http/api":  {others: []string{chi, oapiRuntime}}, // generated
 	"internal/embedded":  {others: []string{natsServer, pgx}},
 	"internal/telemetry": {others: []string{prometheus}},
-	// How the two commands are started, and the flags that they share.
-	"internal/program": {others: []string{kong, pgx}},
+	// How the two commands are started, and the flags that they share: pgx and
+	// nats.go know what a URL and a file of credentials mean.
+	"internal/program": {others: []string{kong, natsGo, pgx}},
 	"internal/testkit": {std: anyStd, ours: []string{"internal/embedded", "migrations"}, others: []string{pgx}},
 	// The bench drives the real programs from outside, on servers that it
 	// starts, answers their commands or has the shop do it, and reads from /proc

@@ -35,7 +35,13 @@ func redacted(servers string) string {
 // the server is away, and reconnects for ever. Nothing is buffered meanwhile:
 // a publish reported as failed must not be delivered later.
 func Connect(servers, name string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
-	var said atomic.Int64 // when it was last said that the server is away, in Unix seconds
+	var said atomic.Int64        // when it was last said that we wait, in Unix seconds; 0: not in this outage
+	waiting := func(err error) { // ten times a second
+		now := time.Now().Unix()
+		if last := said.Load(); now-last >= awayInterval && said.CompareAndSwap(last, now) {
+			log.Warn("waiting for NATS", "servers", redacted(servers), "err", err)
+		}
+	}
 	options := append([]nats.Option{
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true),
@@ -50,14 +56,18 @@ func Connect(servers, name string, log *slog.Logger, more ...nats.Option) (*nats
 				log.Warn("disconnected from NATS", "err", err)
 			}
 		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { // ten times a second
-			now := time.Now().Unix()
-			if last := said.Load(); now-last >= awayInterval && said.CompareAndSwap(last, now) {
-				log.Warn("waiting for NATS", "servers", redacted(servers), "err", err)
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { waiting(err) }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			said.Store(0)
+			log.Info("connected to NATS again")
+		}),
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
+			if !nc.IsConnected() { // it is refused: who we are, or our certificate
+				waiting(err)
+			} else {
+				log.Warn("NATS reports an error", "err", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("connected to NATS again") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS reports an error", "err", err) }),
 	}, more...)
 	nc, err := nats.Connect(servers, options...)
 	if err != nil {

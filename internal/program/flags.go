@@ -3,9 +3,7 @@ package program
 import (
 	"errors"
 	"net"
-	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,11 +56,6 @@ func PoolConfig(databaseURL, application string, connections int32) (*pgxpool.Co
 	return cfg, nil
 }
 
-// NATSFlag says which NATS.
-type NATSFlag struct {
-	NATSURL string `name:"nats-url" help:"NATS servers, joined by commas; user and password may be part of the URL." env:"NATS_URL" default:"nats://127.0.0.1:4222"`
-}
-
 // PublishFlag says how rows are published.
 type PublishFlag struct {
 	Publish string `help:"How messages go to JetStream: in atomic batches, async (one by one, many under way), or as pays (auto)." env:"SKALD_PUBLISH" enum:"auto,batch,async" default:"auto"`
@@ -71,21 +64,6 @@ type PublishFlag struct {
 // PrefixFlag keeps installations on one NATS apart.
 type PrefixFlag struct {
 	Prefix string `help:"Beginning of all NATS subjects: it keeps installations on one NATS apart." env:"SKALD_PREFIX" default:"skald"`
-}
-
-// CheckNATSURL refuses what is not a list of NATS servers.
-func CheckNATSURL(servers string) error {
-	for server := range strings.SplitSeq(servers, ",") {
-		server = strings.TrimSpace(server)
-		if !strings.Contains(server, "://") {
-			server = "nats://" + server
-		}
-		u, err := url.Parse(server)
-		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-			return Usagef("--nats-url: want nats://host:port, or several joined by commas") // the reason may quote the password
-		}
-	}
-	return nil
 }
 
 // CheckPrefix accepts what is safe as the beginning of a NATS subject.
