@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -69,6 +70,24 @@ func TestARowIsNotPublishedBeforeItIsOnDisk(t *testing.T) {
 	wantSubjects(t, "published", relay.broker.subjects(), "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 	if proven == 0 {
 		t.Error("every row was on disk at once: nothing was tested")
+	}
+}
+
+// P12: the pages of one window wait for the disk once, not each for the note
+// that the one before was published.
+func TestTheRestOfAWindowDoesNotWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	p, queries := lazyCluster(t), &tracer{}
+	lazy := lazily(t, p)
+	relay := newStepper(t, tracedPool(t, p.URL("postgres"), queries), limits{rows: 2, bytes: 1 << 20, list: 100})
+	want := numbered("s", 12)
+	for _, subject := range want {
+		insert(t, lazy, "k", subject)
+	}
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), want...)
+	if n := queries.count(func(sql string) bool { return strings.Contains(sql, "SET pos = pos") }); n != 1 {
+		t.Errorf("%d flushes for one window of six pages", n)
 	}
 }
 

@@ -33,6 +33,7 @@ type reader struct {
 
 	lanes    map[int16]*lane // those that we hold, as we last saw or wrote them
 	timeline string          // of the cluster
+	flushed  string          // what this snapshot can see is on disk
 	seen     sight           // the latest
 	todo     []group         // still to be read, up to until
 	until    string          // the snapshot at which all lanes were last looked at
@@ -153,10 +154,15 @@ func (rd *reader) next(ctx context.Context) (page, error) {
 		case err != nil:
 			return page{}, err
 		case len(p.rows) > 0:
-			if !rd.seen.Durable {
-				err = rd.awaitFlush(ctx, rd.seen.Inserted)
+			// Our own moves of the position are not on disk at once: while a window
+			// has more pages, only what it ends with must be, and is.
+			if !rd.seen.Durable && p.end != rd.flushed {
+				if err := rd.awaitFlush(ctx, rd.seen.Inserted); err != nil {
+					return page{}, err
+				}
 			}
-			return p, err
+			rd.flushed = p.end
+			return p, nil
 		default:
 			if err := rd.skip(ctx, p); err != nil || len(rd.todo) == 0 {
 				return page{}, err
@@ -273,7 +279,7 @@ func (rd *reader) note(asked time.Time, s sight) error {
 	if s.Timeline != rd.timeline {
 		// Another server was promoted, which may give out again the transaction
 		// ids that we saw on the one before.
-		known, changed = nil, true
+		known, changed, rd.flushed = nil, true, ""
 	}
 	first := len(rd.lanes) == 0
 	rd.seen, rd.timeline, rd.lanes = s, s.Timeline, map[int16]*lane{}
