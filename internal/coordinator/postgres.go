@@ -231,6 +231,7 @@ func queueStarts(b *pgx.Batch, jobs []*startJob) {
 	}
 	b.Queue(insertSagas, ids, definitions, version, status, states, inputs, wakeAt, created, parents, traceStates)
 	queueOrders(b, jobs)
+	queueAttributes(b, jobs)
 	queueHistory(b, rows)
 	queueTimers(b, rows)
 	queueLocks(b, rows, nil) // of what has ended at once

@@ -45,49 +45,6 @@ func (c *Coordinator) StaleReplies(ctx context.Context, id uuid.UUID) (n int, er
 	return n, nil
 }
 
-// SagaFilter selects sagas; zero values select all.
-type SagaFilter struct {
-	Statuses   []saga.Status `json:"status,omitempty"`
-	Definition string        `json:"definition,omitempty"`
-	Lock       string        `json:"lock,omitempty"` // only those that hold, or wait for, the lock of that key
-	Before     uuid.UUID     `json:"-"`              // only older ones
-	Limit      int           `json:"-"`
-}
-
-// where adds the conditions that a saga s must meet.
-func (f SagaFilter) where(q *query) {
-	if len(f.Statuses) > 0 {
-		q.and(`s.status = ANY `, f.Statuses)
-	}
-	if f.Definition != "" {
-		q.and(`s.definition_id IN (SELECT id FROM definition WHERE name = `, f.Definition)
-		q.text += `)`
-	}
-	if f.Lock != "" {
-		q.and(`s.id IN (SELECT saga_id FROM saga_lock WHERE key = `, f.Lock)
-		q.text += `)`
-	}
-}
-
-// List returns sagas, newest first, and whether there are more. Ids are in
-// order of creation, so a page stays where it was while new sagas come in.
-func (c *Coordinator) List(ctx context.Context, f SagaFilter) ([]Saga, bool, error) {
-	q := query{text: `SELECT ` + viewColumns + ` FROM saga s WHERE true`}
-	f.where(&q)
-	if f.Before != uuid.Nil {
-		q.and(`s.id < `, f.Before)
-	}
-	q.text += fmt.Sprintf(` ORDER BY s.id DESC LIMIT %d`, f.Limit+1)
-	sagas, err := c.views(ctx, q.text, q.args...)
-	if err != nil {
-		return nil, false, fmt.Errorf("list sagas: %w", err)
-	}
-	if len(sagas) > f.Limit {
-		return sagas[:f.Limit], true, nil
-	}
-	return sagas, false, nil
-}
-
 // reading waits for one of the connections that reads may have: half of the
 // pool. However many people look at lists, starts, replies and timers go on.
 func (c *Coordinator) reading(ctx context.Context) (done func(), err error) {
@@ -112,6 +69,20 @@ func (q *query) and(condition string, arg any) {
 
 // views reads sagas.
 func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Saga, error) {
+	done, err := c.reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return c.viewsFrom(ctx, c.Pool, sql, args...)
+}
+
+// querier is the pool, or a transaction of it.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (c *Coordinator) viewsFrom(ctx context.Context, from querier, sql string, args ...any) ([]Saga, error) {
 	type stored struct {
 		id               uuid.UUID
 		definition       int32
@@ -122,12 +93,7 @@ func (c *Coordinator) views(ctx context.Context, sql string, args ...any) ([]Sag
 		stale            int
 		restartedAs      *[16]byte
 	}
-	done, err := c.reading(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	rows, err := c.Pool.Query(ctx, sql, args...)
+	rows, err := from.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,9 @@ package coordinator_test
 
 import (
 	"context"
+	"encoding/json"
+	"github.com/google/go-cmp/cmp"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,17 +26,15 @@ func TestAListCanBeWalkedWhileSagasStart(t *testing.T) {
 	}
 	met := map[uuid.UUID]int{}
 	var before uuid.UUID
-	for more := true; more; {
-		var page []coordinator.Saga
-		var err error
-		page, more, err = f.c.List(t.Context(), coordinator.SagaFilter{Before: before, Limit: 7})
+	for more := true; more; more = before != uuid.Nil {
+		page, next, err := f.c.List(t.Context(), coordinator.SagaFilter{Before: before, Limit: 7})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range page {
 			met[s.ID]++
-			before = s.ID
 		}
+		before = next
 		f.start()
 	}
 	if len(met) != len(want) {
@@ -49,26 +50,89 @@ func TestAListCanBeWalkedWhileSagasStart(t *testing.T) {
 func TestAListCanBeFiltered(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start()
+	def, err := coordinator.ParseDefinition([]byte(strings.Replace(threeSteps, "deadline:", "search: [input.customer.id, input.nights]\ndeadline:", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.clock.advance(time.Since(f.clock.Now())) // ids hold the real time
+	undone := f.start()
 	f.answer(f.only(), wire.Failed)
-	f.start()
+	begun := f.clock.Now()
+	f.clock.advance(30 * time.Second)
+	if err := f.c.Register(t.Context(), def); err != nil {
+		t.Fatal(err)
+	}
+	started, err := f.c.Start(t.Context(), coordinator.StartRequest{
+		Definition: "order", Input: json.RawMessage(`{"customer": {"id": "c-1"}, "nights": 7, "x": 1}`), Name: "trip-1", Labels: map[string]string{"team": "a", "tier": "1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	labelled := started.Saga
+	plain := f.start()
+	f.answer(f.commands()[1], wire.Succeeded)
+	paused := f.start()
+	if _, err := f.c.Pause(t.Context(), paused.ID, coordinator.Operation{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.pool.Exec(t.Context(), `WITH timer AS (DELETE FROM saga_timer WHERE saga_id = $1) UPDATE saga SET wake_at = NULL WHERE id = $1`, paused.ID); err != nil {
+		t.Fatal(err)
+	}
+	code := undone.ID
+	failure := f.get(code).Error.Code
+	at := f.clock.Now()
+	type filter = coordinator.SagaFilter
 	for name, c := range map[string]struct {
-		filter coordinator.SagaFilter
-		want   int
+		filter filter
+		want   []uuid.UUID
 	}{
-		"all":               {coordinator.SagaFilter{}, 2},
-		"by status":         {coordinator.SagaFilter{Statuses: []saga.Status{saga.Compensated}}, 1},
-		"by statuses":       {coordinator.SagaFilter{Statuses: []saga.Status{saga.Compensated, saga.Running}}, 2},
-		"by definition":     {coordinator.SagaFilter{Definition: "order"}, 2},
-		"of nothing":        {coordinator.SagaFilter{Definition: "nothing"}, 0},
-		"of a lacked state": {coordinator.SagaFilter{Statuses: []saga.Status{saga.Stuck}}, 0},
+		"all":                           {filter{}, []uuid.UUID{paused.ID, plain.ID, labelled.ID, undone.ID}},
+		"by status":                     {filter{Statuses: []saga.Status{saga.Compensated}}, []uuid.UUID{undone.ID}},
+		"by statuses":                   {filter{Statuses: []saga.Status{saga.Compensated, saga.Running}}, []uuid.UUID{paused.ID, plain.ID, labelled.ID, undone.ID}},
+		"those that run":                {filter{Statuses: []saga.Status{saga.Running}}, []uuid.UUID{paused.ID, plain.ID, labelled.ID}},
+		"by definition":                 {filter{Definition: "order"}, []uuid.UUID{paused.ID, plain.ID, labelled.ID, undone.ID}},
+		"by version":                    {filter{Definition: "order", Version: 1}, []uuid.UUID{undone.ID}},
+		"of nothing":                    {filter{Definition: "nothing"}, nil},
+		"of a lacked state":             {filter{Statuses: []saga.Status{saga.Stuck}}, nil},
+		"by key":                        {filter{Found: []saga.Attribute{coordinator.ByKey("trip-1")}}, []uuid.UUID{labelled.ID}},
+		"by another key":                {filter{Found: []saga.Attribute{coordinator.ByKey("trip-2")}}, nil},
+		"by label":                      {filter{Found: []saga.Attribute{coordinator.ByLabel("team", "a")}}, []uuid.UUID{labelled.ID}},
+		"by labels":                     {filter{Found: []saga.Attribute{coordinator.ByLabel("team", "a"), coordinator.ByLabel("tier", "1")}}, []uuid.UUID{labelled.ID}},
+		"by labels of which one is not": {filter{Found: []saga.Attribute{coordinator.ByLabel("team", "a"), coordinator.ByLabel("tier", "2")}}, nil},
+		"by what the input holds":       {filter{Found: []saga.Attribute{coordinator.ByInput("customer.id", "c-1")}}, []uuid.UUID{labelled.ID}},
+		"by a number of the input":      {filter{Found: []saga.Attribute{coordinator.ByInput("nights", "7")}}, []uuid.UUID{labelled.ID}},
+		"by what is not searched":       {filter{Found: []saga.Attribute{coordinator.ByInput("x", "1")}}, nil},
+		"by an attribute and a status":  {filter{Found: []saga.Attribute{coordinator.ByKey("trip-1")}, Statuses: []saga.Status{saga.Completed}}, nil},
+		"by step":                       {filter{Step: "reserve"}, []uuid.UUID{paused.ID, labelled.ID}},
+		"by a later step":               {filter{Step: "charge"}, []uuid.UUID{plain.ID}},
+		"by a step that nobody has":     {filter{Step: "nothing"}, nil},
+		"by error code":                 {filter{ErrorCode: failure}, []uuid.UUID{undone.ID}},
+		"by another error code":         {filter{ErrorCode: "another"}, nil},
+		"created since":                 {filter{Created: coordinator.Span{From: at}}, []uuid.UUID{paused.ID, plain.ID, labelled.ID}},
+		"created until":                 {filter{Created: coordinator.Span{To: at}}, []uuid.UUID{undone.ID}},
+		"changed since":                 {filter{Updated: coordinator.Span{From: begun.Add(time.Second)}}, []uuid.UUID{paused.ID, plain.ID, labelled.ID}},
+		"changed until":                 {filter{Updated: coordinator.Span{To: at}}, []uuid.UUID{undone.ID}},
 	} {
 		c.filter.Limit = 10
-		got, more, err := f.c.List(t.Context(), c.filter)
-		if err != nil || more || len(got) != c.want {
-			t.Errorf("%s: %d sagas, more %t, %v; want %d", name, len(got), more, err, c.want)
+		list, next, err := f.c.List(t.Context(), c.filter)
+		if err != nil || next != uuid.Nil {
+			t.Errorf("%s: %v, next %s", name, err, next)
+		}
+		var got []uuid.UUID
+		for _, s := range list {
+			got = append(got, s.ID)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
 		}
 	}
+	if got := f.get(labelled.ID); got.Key != "trip-1" || got.Labels["tier"] != "1" {
+		t.Errorf("it is shown with the key %q and the labels %v", got.Key, got.Labels)
+	}
+	if n := f.count(`SELECT count(*) FROM saga_attribute WHERE saga_id <> $1`, labelled.ID); n != 0 {
+		t.Errorf("%d rows for sagas that are found by nothing", n)
+	}
+	f.verifyHistory()
 }
 
 // Who waits for a saga is told when another server ends it.

@@ -50,7 +50,7 @@ func (c *Coordinator) Restart(ctx context.Context, id uuid.UUID, op Operation, r
 	entry.Before = SagaPoint{old.Version, old.Status}
 	entry.After = entry.Before // it stays as it is
 	started, err := c.Start(ctx, StartRequest{
-		Definition: old.Definition, Version: req.Version, Input: old.Input, Order: order, Trace: req.Trace,
+		Definition: old.Definition, Version: req.Version, Input: old.Input, Order: order, Trace: req.Trace, Name: old.Key, Labels: old.Labels,
 		Key:   &IdempotencyKey{Route: restartRoute, Key: id.String()},
 		again: saga.Origin{Saga: id.String(), Reason: op.Reason, Actor: op.Actor}, audit: entry,
 	})

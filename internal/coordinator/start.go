@@ -22,10 +22,12 @@ type StartRequest struct {
 	Definition string
 	Version    int // 0: the current one
 	Input      json.RawMessage
-	StartAt    time.Time       // before this its steps do not begin; zero: at once
-	Order      *Order          // the order that the saga is about; nil for plain sagas
-	Key        *IdempotencyKey // nil: every request is a new saga
-	Trace      wire.Trace      // every message of the saga carries it
+	StartAt    time.Time         // before this its steps do not begin; zero: at once
+	Order      *Order            // the order that the saga is about; nil for plain sagas
+	Key        *IdempotencyKey   // nil: every request is a new saga
+	Trace      wire.Trace        // every message of the saga carries it
+	Name       string            // the key that people know the saga by, which many may have; empty: none
+	Labels     map[string]string // what people file the saga under
 
 	again saga.Origin // zero: it takes up no other saga
 	audit *AuditEntry // of the operator's request that this is; nil: it is none
@@ -56,6 +58,7 @@ type startJob struct {
 	row   *row
 	order *Order
 	key   *IdempotencyKey
+	found []saga.Attribute // what the saga is found by
 	done  chan startResult // of capacity 1: the writer never waits for a caller
 
 	waiting *row // what row was before its lock was granted; nil: it needs none
@@ -152,7 +155,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	}
 	now := c.now()
 	held := c.pauses.Load()
-	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again, Held: held.held(def.Definition)}
+	opening := saga.Opening{StartAt: req.StartAt.UTC().Truncate(time.Microsecond), Again: req.again, Key: req.Name, Labels: req.Labels, Held: held.held(def.Definition)}
 	d, err := saga.StartWith(def.Definition, id.String(), req.Input, opening, now)
 	var noKey *saga.LockError
 	if errors.As(err, &noKey) {
@@ -174,7 +177,7 @@ func (c *Coordinator) newStart(def *definition, req StartRequest) (*startJob, er
 	if r.state.WaitsFor() == "" {
 		r.lookBy(now.Add(soonest(def.Steps)))
 	}
-	job := &startJob{row: r, order: req.Order, key: req.Key, done: make(chan startResult, 1)}
+	job := &startJob{row: r, order: req.Order, key: req.Key, found: req.attributes(def.Definition), done: make(chan startResult, 1)}
 	if r.lock != lockStays {
 		waiting := *r
 		job.waiting = &waiting

@@ -63,6 +63,8 @@ type Saga struct {
 	ID                uuid.UUID
 	Definition        string
 	DefinitionVersion int
+	Key               string // empty: it has none
+	Labels            map[string]string
 	Version           int64 // bumped by every change
 	Status            saga.Status
 	Input             json.RawMessage
@@ -137,7 +139,7 @@ func view(def *saga.Definition, s saga.State, version int64, created, updated ti
 	}
 	v := Saga{
 		ID: id, Definition: def.Name, DefinitionVersion: def.Version, Version: version, Status: s.Status,
-		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale, RestartOf: s.RestartOf,
+		Input: s.Input, Error: s.Failure(), CancelRequested: s.CancelRequested, Overdue: s.Overdue, PausedAt: orNil(s.PausedAt), StaleReplies: stale, RestartOf: s.RestartOf, Key: s.Key, Labels: s.Labels,
 		WaitsFor: s.WaitsFor(), StartAt: orNil(s.StartAt),
 		CreatedAt: created, UpdatedAt: updated, Steps: make([]Step, len(def.Steps)),
 	}

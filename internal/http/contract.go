@@ -23,6 +23,7 @@ type contract struct {
 type operation struct {
 	id      string
 	query   map[string]bool   // known query parameters
+	open    []string          // beginnings of further query parameters, whose values are texts
 	in      map[string]string // where a parameter is, by its name
 	hasBody bool
 	media   []string // of the body
@@ -40,6 +41,11 @@ func loadContract() (*contract, error) {
 	for path, item := range c.doc.Paths.Map() {
 		for method, o := range item.Operations() {
 			op := operation{id: o.OperationID, query: map[string]bool{}, in: map[string]string{}, hasBody: o.RequestBody != nil}
+			if prefixes, ok := o.Extensions["x-query-prefixes"].([]any); ok {
+				for _, prefix := range prefixes {
+					op.open = append(op.open, fmt.Sprint(prefix))
+				}
+			}
 			if o.RequestBody != nil {
 				op.media = slices.Sorted(maps.Keys(o.RequestBody.Value.Content))
 			}

@@ -172,3 +172,85 @@ func TestHistoryComesInPages(t *testing.T) {
 		t.Errorf("after the last fact come %+v", after.Items)
 	}
 }
+
+func TestSagasAreFoundByTheirKeyTheirLabelsAndTheirInput(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	s.put("trip", asYAML, tripYAML+"search: [input.customer_id]\n", stdhttp.StatusCreated)
+	start := func(body string) uuid.UUID {
+		t.Helper()
+		return decode[api.Saga](t, s.do("POST", "/v1/sagas", body), stdhttp.StatusAccepted).Id
+	}
+	first := start(`{"definition": "trip", "key": "trip 1", "labels": {"team": "a", "tier": "gold"}, "input": {"customer_id": "c-42"}}`)
+	second := start(`{"definition": "trip", "key": "trip 1", "labels": {"team": "b"}, "input": {"customer_id": "c-42", "n": 1}}`)
+	third := start(`{"definition": "trip", "input": {"customer_id": 7}}`)
+	for query, want := range map[string][]uuid.UUID{
+		"key=trip%201":                             {second, first},
+		"key=trip%202":                             {},
+		"label.team=a":                             {first},
+		"label.team=a&label.tier=gold":             {first},
+		"label.team=b&label.tier=gold":             {},
+		"attr.customer_id=c-42":                    {second, first},
+		"attr.customer_id=7":                       {third},
+		"attr.customer_id=c-42&label.team=b":       {second},
+		"attr.n=1":                                 {},
+		"step=flight&definition=trip":              {third, second, first},
+		"step=hotel":                               {},
+		"definition=trip&version=1&status=running": {third, second, first},
+		"definition=trip&version=2":                {},
+		"error_code=declined":                      {},
+		"created_from=2020-01-01T00:00:00Z&created_to=2020-01-02T00:00:00Z": {},
+		"updated_from=2020-01-01T00:00:00Z&updated_to=2099-01-02T00:00:00Z": {third, second, first},
+	} {
+		var got []uuid.UUID
+		for _, v := range decode[api.SagaList](t, s.do("GET", "/v1/sagas?"+query, ""), stdhttp.StatusOK).Items {
+			got = append(got, v.Id)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s holds %v, want %v", query, got, want)
+		}
+	}
+	v := decode[api.Saga](t, s.do("GET", "/v1/sagas/"+first.String(), ""), stdhttp.StatusOK)
+	if *v.Key != "trip 1" || (*v.Labels)["tier"] != "gold" {
+		t.Errorf("it reads as %+v", v)
+	}
+	page := decode[api.SagaList](t, s.do("GET", "/v1/sagas?attr.customer_id=c-42&limit=1", ""), stdhttp.StatusOK)
+	if rest := decode[api.SagaList](t, s.do("GET", "/v1/sagas?limit=1&attr.customer_id=c-42&cursor="+*page.NextCursor, ""), stdhttp.StatusOK); rest.Items[0].Id != first {
+		t.Errorf("the second page: %+v", rest.Items)
+	}
+	for query, code := range map[string]api.ProblemCode{
+		"attr.customer_id=c-43&cursor=" + *page.NextCursor: api.ProblemCodeCursorMismatch,
+		"cursor=" + *page.NextCursor:                       api.ProblemCodeCursorMismatch,
+		"label.=a":                                         api.ProblemCodeUnknownParameter,
+		"labels.team=a":                                    api.ProblemCodeUnknownParameter,
+		"attr.a%20b=1":                                     api.ProblemCodeUnknownParameter,
+		"attr.customer_id=":                                api.ProblemCodeBadRequest,
+		"attr.customer_id=1&attr.customer_id=2":            api.ProblemCodeBadRequest,
+		"attr.customer_id=" + strings.Repeat("x", 201):     api.ProblemCodeBadRequest,
+		"label.a=1&label.b=1&label.c=1&label.d=1&label.e=1&label.f=1&label.g=1&label.h=1&label.i=1": api.ProblemCodeBadRequest,
+		"key=":                     api.ProblemCodeBadRequest,
+		"created_from=yesterday":   api.ProblemCodeBadRequest,
+		"version=0":                api.ProblemCodeBadRequest,
+		"step=Reserve":             api.ProblemCodeBadRequest,
+		"error_code=":              api.ProblemCodeBadRequest,
+		"label.team=%00":           api.ProblemCodeBadRequest,
+		"updated_to=2026-13-01T0Z": api.ProblemCodeBadRequest,
+	} {
+		if p := decode[api.Problem](t, s.do("GET", "/v1/sagas?"+query, ""), stdhttp.StatusBadRequest); p.Code != code {
+			t.Errorf("%s: %s, want %s", query, p.Code, code)
+		}
+	}
+	for body, status := range map[string]int{
+		`{"definition": "trip", "key": "", "input": {}}`:                                 stdhttp.StatusBadRequest,
+		`{"definition": "trip", "key": 1, "input": {}}`:                                  stdhttp.StatusBadRequest,
+		`{"definition": "trip", "labels": {"a": 1}, "input": {}}`:                        stdhttp.StatusBadRequest,
+		`{"definition": "trip", "labels": {"a": ""}, "input": {}}`:                       stdhttp.StatusBadRequest,
+		`{"definition": "trip", "labels": {"a b": "1"}, "input": {}}`:                    stdhttp.StatusUnprocessableEntity,
+		`{"definition": "trip", "labels": {"": "1"}, "input": {}}`:                       stdhttp.StatusUnprocessableEntity,
+		`{"definition": "trip", "key": "` + strings.Repeat("k", 201) + `", "input": {}}`: stdhttp.StatusBadRequest,
+	} {
+		if a := s.do("POST", "/v1/sagas", body); a.status != status {
+			t.Errorf("%s: %d %s", body, a.status, a.body)
+		}
+	}
+}

@@ -21,6 +21,7 @@ type call struct {
 	accept      string   // the Accept header
 	fingerprint [32]byte // of the body, if it came with an Idempotency-Key
 	trace       wire.Trace
+	open        map[string]string // query parameters whose names are not fixed
 }
 
 type callKey struct{}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"mime"
@@ -14,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/skald-saga/skald/internal/http/api"
+	"github.com/skald-saga/skald/internal/saga"
 )
 
 // maxBody is the largest body that is read.
@@ -24,7 +26,7 @@ const maxBody = 64 << 10
 func (s *server) readRequest(next stdhttp.Handler) stdhttp.Handler {
 	return stdhttp.HandlerFunc(func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
 		op := s.contract.operation(r)
-		err := checkQuery(op, r.URL)
+		err := checkQuery(op, r.URL, callOf(r.Context()))
 		if err == nil {
 			err = checkHeaders(op, r.Header)
 		}
@@ -39,7 +41,7 @@ func (s *server) readRequest(next stdhttp.Handler) stdhttp.Handler {
 	})
 }
 
-func checkQuery(op operation, u *url.URL) error {
+func checkQuery(op operation, u *url.URL, c *call) error {
 	values, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return at(api.ProblemCodeBadRequest, "query", "is not correctly encoded")
@@ -47,15 +49,37 @@ func checkQuery(op operation, u *url.URL) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		pointer := "query:" + shownName(name)
 		switch v := values[name]; {
-		case !op.query[name]:
+		case !op.query[name] && !op.opens(name):
 			return at(api.ProblemCodeUnknownParameter, pointer, "is not known here")
 		case len(v) > 1:
 			return at(api.ProblemCodeBadRequest, pointer, "must be given once; several values are separated by commas")
 		case !utf8.ValidString(v[0]) || strings.ContainsRune(v[0], 0):
 			return at(api.ProblemCodeBadRequest, pointer, "must be UTF-8 without NUL characters")
+		case op.query[name]:
+		case v[0] == "" || utf8.RuneCountInString(v[0]) > saga.MaxAttributeValue:
+			return at(api.ProblemCodeBadRequest, pointer, fmt.Sprintf("must have 1 to %d characters", saga.MaxAttributeValue))
+		default:
+			if c.open == nil {
+				c.open = map[string]string{}
+			}
+			c.open[name] = v[0]
 		}
 	}
+	if len(c.open) > maxOpen {
+		return at(api.ProblemCodeBadRequest, "query", fmt.Sprintf("has more than %d labels and attributes", maxOpen))
+	}
 	return nil
+}
+
+// maxOpen is how many query parameters a request may have whose names are not
+// fixed.
+const maxOpen = 8
+
+// opens reports whether a query parameter of the operation may have this name.
+func (op operation) opens(name string) bool {
+	return slices.ContainsFunc(op.open, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix) && name != prefix && shownName(name) == name
+	})
 }
 
 // shownName is a name that the client made up, if it is short and plain enough

@@ -11,7 +11,6 @@ import (
 
 	"github.com/skald-saga/skald/internal/coordinator"
 	"github.com/skald-saga/skald/internal/http/api"
-	"github.com/skald-saga/skald/internal/saga"
 )
 
 const sagasPath = "/v1/sagas"
@@ -20,6 +19,17 @@ func (s *server) StartSaga(ctx context.Context, req api.StartSagaRequestObject) 
 	start := coordinator.StartRequest{Definition: req.Body.Definition, Input: req.Body.Input}
 	if req.Body.Version != nil {
 		start.Version = int(*req.Body.Version)
+	}
+	if req.Body.Key != nil {
+		start.Name = *req.Body.Key
+	}
+	if req.Body.Labels != nil {
+		start.Labels = *req.Body.Labels
+		for name := range start.Labels {
+			if shownName(name) != name {
+				return nil, at(api.ProblemCodeInputInvalid, "#/labels", "must have names of 1 to 64 letters, digits, '_', '-' and '.'")
+			}
+		}
 	}
 	if req.Body.StartAt != nil {
 		start.StartAt = *req.Body.StartAt
@@ -72,39 +82,23 @@ func (s *server) GetSaga(ctx context.Context, req api.GetSagaRequestObject) (api
 func (s *server) ListSagas(ctx context.Context, req api.ListSagasRequestObject) (api.ListSagasResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	f := coordinator.SagaFilter{}
-	filter := url.Values{}
-	if req.Params.Status != nil {
-		var words []string
-		for _, status := range *req.Params.Status {
-			f.Statuses = append(f.Statuses, saga.Status(status))
-			words = append(words, string(status))
-		}
-		filter.Set("status", listed(words))
-	}
-	if req.Params.Definition != nil {
-		f.Definition = *req.Params.Definition
-		filter.Set("definition", f.Definition)
-	}
-	if req.Params.Lock != nil {
-		f.Lock = *req.Params.Lock
-		filter.Set("lock", f.Lock)
-	}
+	f, filter := searchOf(req.Params, callOf(ctx).open)
 	page, err := newPage(sagasPath, filter, req.Params.Limit, req.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	f.Limit, f.Before = page.limit, page.before
-	sagas, more, err := s.Sagas.List(ctx, f)
+	sagas, next, err := s.Sagas.List(ctx, f)
 	if err != nil {
 		return nil, err
 	}
+	more := next != uuid.Nil
 	list := api.ListSagas200JSONResponse{Body: api.SagaList{Items: make([]api.Saga, len(sagas)), HasMore: more}}
 	for i, v := range sagas {
 		list.Body.Items[i] = sagaView(v)
 	}
 	if more {
-		list.Body.NextCursor, list.Headers.Link = page.next(sagas[len(sagas)-1].ID)
+		list.Body.NextCursor, list.Headers.Link = page.next(next)
 	}
 	return list, nil
 }
@@ -139,7 +133,7 @@ func (s *server) GetSagaHistory(ctx context.Context, req api.GetSagaHistoryReque
 // sagaView is a saga as clients see it.
 func sagaView(s coordinator.Saga) api.Saga {
 	v := api.Saga{
-		Id: s.ID, Definition: s.Definition, DefinitionVersion: int32(s.DefinitionVersion), Version: s.Version,
+		Id: s.ID, Key: optional(s.Key), Definition: s.Definition, DefinitionVersion: int32(s.DefinitionVersion), Version: s.Version,
 		Status: api.SagaStatus(s.Status), Input: s.Input, Steps: make([]api.Step, len(s.Steps)), Error: failureView(s.Error),
 		CancelRequested: s.CancelRequested, Overdue: s.Overdue, Paused: s.PausedAt != nil, PausedAt: s.PausedAt,
 		WaitingFor: optional(string(s.WaitsFor)), StartAt: s.StartAt, StaleReplies: int32(s.StaleReplies),
@@ -153,6 +147,9 @@ func sagaView(s coordinator.Saga) api.Saga {
 		}
 	}
 	v.Links.History = optional(v.Links.Self + "/history")
+	if len(s.Labels) > 0 {
+		v.Labels = &s.Labels
+	}
 	if s.RestartOf != "" {
 		v.Links.RestartOf = optional(sagasPath + "/" + s.RestartOf)
 	}

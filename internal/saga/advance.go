@@ -16,9 +16,11 @@ func Start(def *Definition, id string, input json.RawMessage, now time.Time) (De
 
 // Opening is what a start may say beside the input.
 type Opening struct {
-	StartAt time.Time // before this its first steps do not begin; zero: at once
-	Again   Origin    // the saga that it takes up again; zero: none
-	Held    []string  // participants that get no commands now, see [Advance]
+	StartAt time.Time         // before this its first steps do not begin; zero: at once
+	Again   Origin            // the saga that it takes up again; zero: none
+	Key     string            // what people call it; empty: nothing
+	Labels  map[string]string // what people file it under; not changed afterwards
+	Held    []string          // participants that get no commands now, see [Advance]
 }
 
 // Origin is the saga that a new one takes up again, and who asked for that. It
@@ -28,7 +30,7 @@ type Origin struct{ Saga, Reason, Actor string }
 // StartWith is [Start] with more to say.
 func StartWith(def *Definition, id string, input json.RawMessage, o Opening, now time.Time) (Decision, error) {
 	m := machine{def: def, now: now, state: State{ID: id, Input: input}, held: o.Held}
-	started := Entry{Type: Started, RestartOf: o.Again.Saga, Reason: o.Again.Reason, Actor: o.Again.Actor}
+	started := Entry{Type: Started, RestartOf: o.Again.Saga, Reason: o.Again.Reason, Actor: o.Again.Actor, Key: o.Key, Labels: o.Labels}
 	due := now
 	if o.StartAt.After(now) {
 		due, started.StartAt = o.StartAt, o.StartAt

@@ -31,6 +31,7 @@ type Definition struct {
 	MaxParallel int             // most steps in flight at once, forward or back; 0: no limit
 	Events      Events          // which facts of its sagas are published
 	InputSchema json.RawMessage // a JSON Schema that the input must fit; nil: any. Whoever starts a saga checks it
+	Search      []string        // paths into the input that its sagas are found by
 	Steps       []Step          // in dependency order
 
 	Source []byte // canonical JSON of what was parsed

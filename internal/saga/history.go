@@ -46,21 +46,23 @@ const (
 // Entry is one fact. Entries with the same At were decided together. A state
 // is nothing but its entries applied in order, so history cannot drift from it.
 type Entry struct {
-	Type       EntryType       `json:"t"`
-	At         time.Time       `json:"-"`           // kept once for all entries of a decision
-	Step       int             `json:"n,omitempty"` // 1 for the first step; 0: the saga itself
-	Phase      Phase           `json:"p,omitempty"`
-	Generation int             `json:"g,omitempty"`
-	Attempt    int             `json:"a,omitempty"`
-	DueAt      time.Time       `json:"d,omitzero"`
-	StartAt    time.Time       `json:"start,omitzero"` // of the start: when the first steps may begin
-	Lock       string          `json:"lock,omitempty"` // of the start: the key of the saga's lock
-	Result     json.RawMessage `json:"r,omitempty"`
-	Error      *Failure        `json:"e,omitempty"`
-	Reason     string          `json:"why,omitempty"`
-	Actor      string          `json:"by,omitempty"`
-	Payload    json.RawMessage `json:"in,omitempty"` // given by an operator
-	RestartOf  string          `json:"of,omitempty"` // of the start: the saga that is taken up again
+	Type       EntryType         `json:"t"`
+	At         time.Time         `json:"-"`           // kept once for all entries of a decision
+	Step       int               `json:"n,omitempty"` // 1 for the first step; 0: the saga itself
+	Phase      Phase             `json:"p,omitempty"`
+	Generation int               `json:"g,omitempty"`
+	Attempt    int               `json:"a,omitempty"`
+	DueAt      time.Time         `json:"d,omitzero"`
+	StartAt    time.Time         `json:"start,omitzero"` // of the start: when the first steps may begin
+	Lock       string            `json:"lock,omitempty"` // of the start: the key of the saga's lock
+	Result     json.RawMessage   `json:"r,omitempty"`
+	Error      *Failure          `json:"e,omitempty"`
+	Reason     string            `json:"why,omitempty"`
+	Actor      string            `json:"by,omitempty"`
+	Payload    json.RawMessage   `json:"in,omitempty"`  // given by an operator
+	RestartOf  string            `json:"of,omitempty"`  // of the start: the saga that is taken up again
+	Key        string            `json:"key,omitempty"` // of the start, and the labels too
+	Labels     map[string]string `json:"labels,omitempty"`
 }
 
 // Fold makes a saga's state of its history (promise P7). It returns an error
@@ -88,6 +90,7 @@ func (s *State) apply(e Entry, steps int) {
 	switch e.Type {
 	case Started:
 		s.Status, s.StartAt, s.DeadlineAt, s.RestartOf = Running, e.StartAt, e.DueAt, e.RestartOf
+		s.Key, s.Labels = e.Key, e.Labels
 		if e.Lock != "" {
 			s.Lock = &Lock{Key: e.Lock, State: LockWaiting}
 		}

@@ -39,6 +39,7 @@ type document struct {
 	Lock        string         `yaml:"lock" json:"lock,omitempty"`
 	Events      Events         `yaml:"events" json:"events,omitempty"`
 	InputSchema freeform       `yaml:"input_schema" json:"input_schema,omitempty"`
+	Search      []string       `yaml:"search" json:"search,omitempty"`
 	Steps       []documentStep `yaml:"steps" json:"steps"`
 }
 
@@ -151,7 +152,8 @@ func (doc document) definition() (*Definition, []Problem) {
 	if len(doc.InputSchema) > 0 && doc.InputSchema[0] != '{' {
 		ps.add("input_schema", "must be a JSON Schema, written as named fields")
 	}
-	d.InputSchema = json.RawMessage(doc.InputSchema)
+	d.InputSchema, d.Search = json.RawMessage(doc.InputSchema), doc.Search
+	searchable(doc.Search, ps.add)
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
 		ps.add("steps", "a saga has 1 to %d", MaxSteps)
 	}

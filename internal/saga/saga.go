@@ -77,16 +77,18 @@ type State struct {
 	ID    string          `json:"-"`
 	Input json.RawMessage `json:"-"`
 
-	Status          Status      `json:"status"`
-	Steps           []StepState `json:"steps"`
-	StartAt         time.Time   `json:"start,omitzero"`    // no step begins before; zero: they may
-	Lock            *Lock       `json:"lock,omitempty"`    // nil: it may run beside any other. Never changed in place
-	RestartOf       string      `json:"of,omitempty"`      // id of the saga that this one takes up again
-	Cause           *Failure    `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
-	DeadlineAt      time.Time   `json:"deadline,omitzero"` // zero: none, or already dealt with
-	CancelRequested bool        `json:"cancel,omitempty"`  // by somebody, or by the deadline, while the pivot was in flight
-	Overdue         bool        `json:"overdue,omitempty"` // the deadline passed after the point of no return, or suspended the saga
-	PausedAt        time.Time   `json:"paused,omitzero"`   // zero: it is not
+	Status          Status            `json:"status"`
+	Steps           []StepState       `json:"steps"`
+	StartAt         time.Time         `json:"start,omitzero"`    // no step begins before; zero: they may
+	Lock            *Lock             `json:"lock,omitempty"`    // nil: it may run beside any other. Never changed in place
+	RestartOf       string            `json:"of,omitempty"`      // id of the saga that this one takes up again
+	Key             string            `json:"key,omitempty"`     // what people call it
+	Labels          map[string]string `json:"labels,omitempty"`  // what people file it under; states share it
+	Cause           *Failure          `json:"cause,omitempty"`   // why the saga turned back; nil while it goes forward
+	DeadlineAt      time.Time         `json:"deadline,omitzero"` // zero: none, or already dealt with
+	CancelRequested bool              `json:"cancel,omitempty"`  // by somebody, or by the deadline, while the pivot was in flight
+	Overdue         bool              `json:"overdue,omitempty"` // the deadline passed after the point of no return, or suspended the saga
+	PausedAt        time.Time         `json:"paused,omitzero"`   // zero: it is not
 }
 
 // StepState is what is known of one step. Generation, Attempt, IssuedAt, DueAt

@@ -505,7 +505,7 @@ type BatchOperation struct {
 	Done    int32      `json:"done"`
 	EndedAt *time.Time `json:"ended_at,omitempty"`
 
-	// Filter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+	// Filter Sagas that meet all of it; as among the filters of `GET /v1/sagas`.
 	Filter *SagaFilter `json:"filter,omitempty"`
 
 	// Id A UUIDv7.
@@ -549,7 +549,7 @@ type BatchRequest struct {
 	Action BatchRequestAction `json:"action"`
 	DryRun *bool              `json:"dry_run,omitempty"`
 
-	// Filter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+	// Filter Sagas that meet all of it; as among the filters of `GET /v1/sagas`.
 	Filter *SagaFilter `json:"filter,omitempty"`
 
 	// Ids In place of a filter.
@@ -771,6 +771,9 @@ type Index struct {
 	Version string            `json:"version"`
 }
 
+// Labels What people file the saga under, at most 16 texts by name. Names have letters, digits, `_`, `-` and `.`.
+type Labels = map[string]string
+
 // Links defines model for Links.
 type Links struct {
 	Cancel  *string `json:"cancel,omitempty"`
@@ -804,6 +807,9 @@ type Lock struct {
 	// State `waiting`: for its start time, or for the sagas before it. `held`: it runs, or could. `released`: it has ended.
 	State string `json:"state"`
 }
+
+// Moment defines model for Moment.
+type Moment = time.Time
 
 // Name Example: order
 type Name = string
@@ -1106,7 +1112,13 @@ type Saga struct {
 	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
 	Id    ID              `json:"id"`
 	Input json.RawMessage `json:"input"`
-	Links Links           `json:"links"`
+
+	// Key What people know the saga by. Several sagas may have the same.
+	Key *SagaKey `json:"key,omitempty"`
+
+	// Labels What people file the saga under, at most 16 texts by name. Names have letters, digits, `_`, `-` and `.`.
+	Labels *Labels `json:"labels,omitempty"`
+	Links  Links   `json:"links"`
 
 	// Lock Sagas whose definitions give them the same key run one at a time, in the order in which they were accepted.
 	Lock *Lock `json:"lock,omitempty"`
@@ -1138,7 +1150,7 @@ type Saga struct {
 	WaitingFor *string `json:"waiting_for,omitempty"`
 }
 
-// SagaFilter Sagas that meet all of it; the same as the filters of `GET /v1/sagas`.
+// SagaFilter Sagas that meet all of it; as among the filters of `GET /v1/sagas`.
 type SagaFilter struct {
 	// Definition Example: order
 	Definition *Name `json:"definition,omitempty"`
@@ -1149,6 +1161,9 @@ type SagaFilter struct {
 	// Status One of these statuses.
 	Status *[]SagaStatus `json:"status,omitempty"`
 }
+
+// SagaKey What people know the saga by. Several sagas may have the same.
+type SagaKey = string
 
 // SagaList defines model for SagaList.
 type SagaList struct {
@@ -1172,6 +1187,12 @@ type SagaRequest struct {
 
 	// Input What the definition's steps work on. Kept exactly as it is sent.
 	Input json.RawMessage `json:"input"`
+
+	// Key What people know the saga by. Several sagas may have the same.
+	Key *SagaKey `json:"key,omitempty"`
+
+	// Labels What people file the saga under, at most 16 texts by name. Names have letters, digits, `_`, `-` and `.`.
+	Labels *Labels `json:"labels,omitempty"`
 
 	// StartAt The saga is accepted now, and its first steps begin at this time; its deadline counts from then. At most 366
 	// days ahead. Up to 5 minutes ago means at once.
@@ -1435,6 +1456,30 @@ type ListSagasParams struct {
 
 	// Lock Only sagas that hold the lock of this key, or wait for it.
 	Lock *string `form:"lock,omitempty" json:"lock,omitempty"`
+
+	// Version Only sagas of this version of their definition.
+	Version *int32 `form:"version,omitempty" json:"version,omitempty"`
+
+	// Key Only sagas with this key.
+	Key *SagaKey `form:"key,omitempty" json:"key,omitempty"`
+
+	// Step Only open sagas that are at a step of this name, in whichever direction, or stuck at it.
+	Step *Name `form:"step,omitempty" json:"step,omitempty"`
+
+	// ErrorCode Only sagas that turned back for a reason with this code, or that are stuck with it.
+	ErrorCode *string `form:"error_code,omitempty" json:"error_code,omitempty"`
+
+	// CreatedFrom Only sagas created at this time or later.
+	CreatedFrom *Moment `form:"created_from,omitempty" json:"created_from,omitempty"`
+
+	// CreatedTo Only sagas created before this time.
+	CreatedTo *Moment `form:"created_to,omitempty" json:"created_to,omitempty"`
+
+	// UpdatedFrom Only sagas that changed last at this time or later.
+	UpdatedFrom *Moment `form:"updated_from,omitempty" json:"updated_from,omitempty"`
+
+	// UpdatedTo Only sagas that changed last before this time.
+	UpdatedTo *Moment `form:"updated_to,omitempty" json:"updated_to,omitempty"`
 
 	// Limit The most items on a page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -3102,6 +3147,110 @@ func (siw *ServerInterfaceWrapper) ListSagas(w http.ResponseWriter, r *http.Requ
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "lock"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "lock", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "version", r.URL.Query(), &params.Version, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "version"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "key" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "key", r.URL.Query(), &params.Key, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "key"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "step" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "step", r.URL.Query(), &params.Step, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "step"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "step", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "error_code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "error_code", r.URL.Query(), &params.ErrorCode, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "error_code"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "error_code", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "created_from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "created_from", r.URL.Query(), &params.CreatedFrom, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "created_from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "created_from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "created_to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "created_to", r.URL.Query(), &params.CreatedTo, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "created_to"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "created_to", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "updated_from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "updated_from", r.URL.Query(), &params.UpdatedFrom, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "updated_from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "updated_from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "updated_to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "updated_to", r.URL.Query(), &params.UpdatedTo, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "updated_to"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "updated_to", Err: err})
 		}
 		return
 	}
