@@ -211,7 +211,9 @@ func (st *StepState) apply(e Entry) {
 		}
 		st.settle(StepStuck, e.Error)
 	case StepDisputed:
-		st.Generation = max(st.Generation, e.Generation)
+		if e.Generation > st.Generation {
+			st.Generation, st.IssuedAt = e.Generation, time.Time{}
+		}
 		st.settle(StepStuck, e.Error)
 		st.note(func(n *Notes) { n.Disputed = true })
 	case StepResolved:

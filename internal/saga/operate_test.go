@@ -356,6 +356,9 @@ func TestADisputedRetriableStepCanBeTriedAgain(t *testing.T) {
 	l.want("stuck: a=succeeded v=succeeded r=stuck")
 	l.give(saga.TryNow{})
 	l.wantSent("do-r~2#4")
+	if c := l.command("r", saga.Action); !c.EffectTime.Equal(l.now) || c.EffectTime.Equal(l.sent[2].EffectTime) {
+		t.Errorf("the new effect is as of %s, now is %s", c.EffectTime, l.now)
+	}
 	l.act("r", saga.Succeeded)
 	l.want("completed: a=succeeded v=succeeded r=succeeded")
 }
