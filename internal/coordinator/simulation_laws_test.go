@@ -254,23 +254,21 @@ func (w *world) checkEffects(st *simSaga) {
 	}
 }
 
-// checkKeys: one key, one saga. (P8)
+// checkKeys: one key, one saga, of one request. (P8)
 func (w *world) checkKeys() {
-	sagas := map[string]*simSaga{}
+	sagas := map[string]*wish{}
 	for _, x := range w.wishes {
-		if !x.answered {
+		switch first := sagas[x.key]; {
+		case !x.answered:
 			w.failf("P2", "start %s was never answered", x.key)
-		}
-		st := w.db.sagas[x.saga]
-		switch {
 		case x.refused:
-			continue
-		case st == nil:
+		case w.db.sagas[x.saga] == nil:
 			w.failf("P1", "start %s was answered with a saga that is not there", x.key)
-		case sagas[x.key] != nil && sagas[x.key] != st:
-			w.failf("P8", "key %s has made two sagas", x.key)
+		case first != nil && (first.saga != x.saga || first.fingerprint != x.fingerprint):
+			w.failf("P8", "key %s has made two sagas, or one of two requests", x.key)
+		default:
+			sagas[x.key] = x
 		}
-		sagas[x.key] = st
 	}
 	restarts := map[*simSaga]bool{}
 	for _, st := range w.db.order {

@@ -24,6 +24,8 @@ func (w *world) operate(s *simServer) {
 		}
 	}
 	switch what := w.IntN(12); {
+	case w.meddling && st.status == saga.Stuck && what%2 == 0:
+		w.resolve(s, st)
 	case what < 2:
 		w.request(s, st, "cancel", saga.Cancel{Reason: "r", Actor: "a"})
 	case what < 4:

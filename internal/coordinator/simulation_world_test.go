@@ -118,9 +118,9 @@ func newWorld(l *lab, seed uint64, planted plant, log *strings.Builder) *world {
 	w.participants.Forgetful, w.participants.Trusting = planted == forgetfulInbox, planted == trustingInbox
 	w.weather = weather{
 		flaky: w.oneOf(0, 0, 20, 100), crashes: w.oneOf(0, 10, 40), losses: w.oneOf(0, 20, 150), duplicates: w.oneOf(0, 20, 200),
-		odd: w.oneOf(0, 200), refusals: w.oneOf(0, 100, 400), outages: w.oneOf(0, 0, 20), operators: w.oneOf(0, 0, 30, 100),
+		odd: w.oneOf(0, 200), refusals: w.oneOf(0, 100, 300, 600), outages: w.oneOf(0, 0, 20), operators: w.oneOf(0, 0, 40, 120),
 		pausing:  w.oneOf(0, 0, 0, 30),
-		meddling: w.IntN(4) == 0, poisonous: w.IntN(8) == 0,
+		meddling: w.IntN(3) == 0, poisonous: w.IntN(8) == 0,
 	}
 	for i := range 1 + w.IntN(2) {
 		s := &simServer{world: w, number: i + 1}
@@ -204,7 +204,7 @@ func (w *world) someServer() *simServer { return w.servers[w.IntN(len(w.servers)
 
 // chaos lets things happen in any order.
 func (w *world) chaos() {
-	for range 60 + w.IntN(140) {
+	for range 80 + w.IntN(220) {
 		switch {
 		case len(w.tasks) > 0 && w.IntN(10) < 6:
 			w.runOne()
@@ -212,7 +212,7 @@ func (w *world) chaos() {
 			w.crash()
 		case w.chance(w.outages):
 			w.outage()
-		case w.chance(w.operators):
+		case w.chance(w.operators), w.operators > 0 && w.stuck() && w.chance(150):
 			w.operate(w.someServer())
 		case w.chance(w.pausing):
 			w.pauseSome()
@@ -222,6 +222,10 @@ func (w *world) chaos() {
 			w.happen()
 		}
 	}
+}
+
+func (w *world) stuck() bool {
+	return slices.ContainsFunc(w.db.order, func(st *simSaga) bool { return st.status == saga.Stuck })
 }
 
 // happen lets something ordinary happen, of what can.
