@@ -276,7 +276,9 @@ type redriveCmd struct {
 
 // Run sends dead letters again.
 func (c *redriveCmd) Run(ctx context.Context, out program.Streams) error {
-	return c.apply(ctx, c.DatabaseFlags, out, "sent again", outbox.Redrive)
+	return c.apply(ctx, c.DatabaseFlags, out, "sent again", func(ctx context.Context, pool *pgxpool.Pool, seqs []int64) (int64, error) {
+		return outbox.Redrive(ctx, pool, seqs)
+	})
 }
 
 type purgeCmd struct {

@@ -75,23 +75,16 @@ func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, 
 				tx.bury(d, "no such saga")
 				continue
 			}
-			decision, err := tx.apply(r, event(d.Reply))
-			if r.guessed && (err != nil || decision.Ignored != "") {
+			switch ignored, err := tx.reply(r, d.Reply); {
+			case r.guessed && (err != nil || ignored != ""):
 				return errGuess
-			}
-			if err != nil {
+			case err != nil:
 				tx.bury(d, err.Error())
-				continue
-			}
-			if decision.Ignored == "" {
+			case ignored == "":
 				applied++
-				continue
+			default:
+				stale++
 			}
-			stale++
-			r.staleSeen = append(r.staleSeen, staleReply{
-				At: tx.now, EffectID: d.Reply.EffectID.String(), Attempt: d.Reply.Attempt,
-				Outcome: string(d.Reply.Outcome), Reason: decision.Ignored,
-			})
 		}
 		dead = tx.dead
 		return nil
@@ -108,6 +101,18 @@ func (c *Coordinator) handleReplies(ctx context.Context, deliveries []Delivery, 
 		c.Log.WarnContext(ctx, "reply became a dead letter", "subject", printable(d.subject), "reason", d.reason)
 	}
 	return nil
+}
+
+// reply gives a reply to its saga, and notes it if it is stale: ignored says why.
+func (tx *transaction) reply(r *row, reply wire.Reply) (ignored string, err error) {
+	decision, err := tx.apply(r, event(reply))
+	if err != nil || decision.Ignored == "" {
+		return "", err
+	}
+	r.staleSeen = append(r.staleSeen, staleReply{
+		At: tx.now, EffectID: reply.EffectID.String(), Attempt: reply.Attempt, Outcome: string(reply.Outcome), Reason: decision.Ignored,
+	})
+	return decision.Ignored, nil
 }
 
 func (tx *transaction) bury(d Delivery, reason string) {

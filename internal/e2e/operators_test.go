@@ -204,7 +204,7 @@ func TestOperatorsHaveTheLastWord(t *testing.T) {
 		use  func(d *desk)
 	}{
 		{"retry", (*desk).retries}, {"resolve", (*desk).resolves}, {"pause and resume", (*desk).pauses},
-		{"abandon", (*desk).abandons}, {"restart", (*desk).restarts}, {"pause of a participant", (*desk).pausesAll},
+		{"abandon", (*desk).abandons}, {"restart", (*desk).restarts}, {"pause of a participant", (*desk).pausesAll}, {"replies by hand", (*desk).repliesByHand},
 	} {
 		t.Log(verb.name)
 		verb.use(d)
@@ -336,4 +336,32 @@ func TestABatchOperationSurvivesKillingTheServer(t *testing.T) {
 		t.Errorf("%s of %d sagas were paused once", got, n)
 	}
 	d.verifyHistories()
+}
+
+// repliesByHand gives by HTTP the reply that could not be read from NATS.
+func (d *desk) repliesByHand() {
+	id := d.start()
+	first := d.command(id, "do-a")
+	d.say(first, "done", `{}`) // no such outcome
+	pool := d.pool(d.skaldURL)
+	testkit.Eventually(d.t, "it is a dead letter", 30*time.Second, func() (bool, string) {
+		got := d.query(pool, `SELECT count(*)::text FROM dead_letter`)
+		return got == "1", got
+	})
+	d.call("POST", "/v1/replies", fmt.Sprintf(`{"effect_id": %q, "outcome": "succeeded", "result": {}}`, first.Header.Get(wire.HeaderEffectID)))
+	d.say(d.command(id, "do-v"), wire.Succeeded, `{}`)
+	d.say(d.command(id, "do-r"), wire.Succeeded, `{}`)
+	d.awaitStatus(id, "completed")
+	req, err := http.NewRequestWithContext(d.t.Context(), http.MethodDelete, d.api+"/v1/dead-letters/reply-1", http.NoBody)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got := d.query(pool, `SELECT count(*)::text FROM dead_letter`); resp.StatusCode != http.StatusNoContent || got != "0" {
+		d.t.Errorf("deleting gives %s and leaves %s", resp.Status, got)
+	}
 }

@@ -312,7 +312,7 @@ func TestBadInputIsRefusedWithAPointerAndWritesNothing(t *testing.T) {
 	s := newService(t)
 	o := s.place()
 	before := s.rows()
-	cases := slices.Concat(badOrders(), badBodies(), badSagas(), badReads(o.Id.String()), badCancels(o.Id.String()), badVerbs(o.Id.String()), badBatches())
+	cases := slices.Concat(badOrders(), badBodies(), badSagas(), badReads(o.Id.String()), badCancels(o.Id.String()), badVerbs(o.Id.String()), badBatches(), badReplies())
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			a := s.do(c.method, c.path, c.body, c.headers...)

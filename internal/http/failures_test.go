@@ -19,7 +19,7 @@ import (
 func TestUnknownPathsAndMethodsAreProblemsToo(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	for _, path := range []string{"/nothing", "/v1", "/v1/orders/", "/V1/orders", "/v1/orders/a/b/c", "/..%2f", "/v1/dead-letters"} {
+	for _, path := range []string{"/nothing", "/v1", "/v1/orders/", "/V1/orders", "/v1/orders/a/b/c", "/..%2f", "/v1/letters"} {
 		if p := decode[api.Problem](t, s.do("GET", path, ""), stdhttp.StatusNotFound); p.Code != api.ProblemCodeNotFound {
 			t.Errorf("%s: %+v", path, p)
 		}

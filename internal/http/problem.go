@@ -50,6 +50,7 @@ func failureOf(err error) *failure {
 	var known *failure
 	var input *coordinator.InputError
 	var illegal *coordinator.IllegalError
+	var dead *coordinator.RedriveError
 	switch {
 	case errors.As(err, &known):
 		return known
@@ -73,6 +74,8 @@ func failureOf(err error) *failure {
 		return &failure{code: api.ProblemCodeDefinitionDeprecated}
 	case errors.Is(err, coordinator.ErrKeyReused):
 		return at(api.ProblemCodeIdempotencyKeyReused, "header:Idempotency-Key", "was used with another body")
+	case errors.As(err, &dead):
+		return &failure{code: api.ProblemCodeStillDead, detail: dead.Reason, allowed: []string{}}
 	case errors.Is(err, coordinator.ErrBatchEnded):
 		return &failure{code: api.ProblemCodeBatchEnded, allowed: []string{}}
 	case errors.Is(err, coordinator.ErrPrecondition):

@@ -58,6 +58,10 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusUnprocessableEntity, title: "The filter selects every saga",
 		description: "What is asked for would be done to all sagas there are. Give at least one condition, or the ids of the sagas that are meant. Nothing was done.",
 	},
+	api.ProblemCodeStillDead: {
+		status: stdhttp.StatusConflict, title: "No saga can take the reply",
+		description: "The reply cannot be read, or there is no such saga; detail says what is the matter. Nothing was changed, and a dead letter stays where it is.",
+	},
 	api.ProblemCodePivotStuck: {
 		status: stdhttp.StatusConflict, title: "Nobody knows whether the saga has passed its point of no return",
 		description: "Its pivot is stuck, so cancelling would change nothing. Find out whether it happened: resolve it as failed to undo the saga, as succeeded to go on, or try it again. Nothing was changed; allowed lists what is possible now.",

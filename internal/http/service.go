@@ -17,7 +17,8 @@ func (s *server) GetIndex(context.Context, api.GetIndexRequestObject) (api.GetIn
 	return api.GetIndex200JSONResponse{Body: api.Index{Name: "Skald", Version: s.Version, Links: map[string]string{
 		"orders": ordersPath, "sagas": sagasPath, "definitions": definitionsPath, "audit_log": auditPath, "participants": participantsPath,
 		"batch_operations": batchesPath,
-		"openapi":          "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "definition_schema": "/schemas/definition.json", "problems": "/problems",
+		"dead_letters":     deadLettersPath, "outbox": "/v1/outbox",
+		"openapi": "/openapi.yaml", "asyncapi": "/asyncapi.yaml", "definition_schema": "/schemas/definition.json", "problems": "/problems",
 		"alive": "/livez", "ready": "/readyz", "version": "/version",
 	}}}, nil
 }

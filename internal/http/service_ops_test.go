@@ -69,7 +69,7 @@ func TestEveryOperationIsServed(t *testing.T) {
 			if prepare := moments[op.OperationID]; prepare != nil {
 				prepare(s, id)
 			}
-			target := strings.NewReplacer("batch-operations/{id}", "batch-operations/"+s.anyBatch().String(), "{id}", id.String(), "{code}", "internal", "{step}", "update-inventory", "participants/{name}", "participants/payment", "{name}", "order", "{version}", "1").Replace(path)
+			target := strings.NewReplacer("batch-operations/{id}", "batch-operations/"+s.anyBatch().String(), "{id}", id.String(), "{code}", "internal", "{step}", "update-inventory", "participants/{name}", "participants/payment", "{name}", "order", "{version}", "1", "{letter}", s.deadMessage(id)).Replace(path)
 			if op.OperationID == "putDefinition" {
 				target = "/v1/definitions/trip" // of which no test needs that it stays what it is
 			}
@@ -79,7 +79,7 @@ func TestEveryOperationIsServed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				body = string(b)
+				body = strings.ReplaceAll(string(b), "019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00", id.String())
 			}
 			if a := s.do(method, target, body); a.status/100 != 2 {
 				t.Errorf("%s (%s %s) gives %d: %s", op.OperationID, method, target, a.status, a.body)

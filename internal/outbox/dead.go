@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -38,13 +39,18 @@ func DeadLetters(ctx context.Context, pool *pgxpool.Pool, limit int) ([]DeadLett
 // which letters: those with these numbers, or all.
 const which = `($1::bigint[] IS NULL OR seq = ANY ($1))`
 
+// DB is a pool, or a transaction that this is to be part of.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
 // Redrive sends dead letters again, as new messages in their old order: those
 // with the numbers seqs, or all if it is nil. It returns how many.
-func Redrive(ctx context.Context, pool *pgxpool.Pool, seqs []int64) (int64, error) {
+func Redrive(ctx context.Context, db DB, seqs []int64) (int64, error) {
 	const q = `
 		WITH again AS (DELETE FROM outbox_dead WHERE ` + which + ` RETURNING *)
 		INSERT INTO outbox (key, subject, headers, payload) SELECT key, subject, headers, payload FROM again ORDER BY seq`
-	tag, err := pool.Exec(ctx, q, seqs)
+	tag, err := db.Exec(ctx, q, seqs)
 	if err != nil {
 		return 0, fmt.Errorf("redrive dead letters: %w", err)
 	}
@@ -53,9 +59,9 @@ func Redrive(ctx context.Context, pool *pgxpool.Pool, seqs []int64) (int64, erro
 
 // Purge deletes dead letters that have been dead for so long: those with the
 // numbers seqs, or all if it is nil. It returns how many.
-func Purge(ctx context.Context, pool *pgxpool.Pool, seqs []int64, olderThan time.Duration) (int64, error) {
+func Purge(ctx context.Context, db DB, seqs []int64, olderThan time.Duration) (int64, error) {
 	const q = `DELETE FROM outbox_dead WHERE ` + which + ` AND dead_at <= clock_timestamp() - make_interval(secs => $2)`
-	tag, err := pool.Exec(ctx, q, seqs, olderThan.Seconds())
+	tag, err := db.Exec(ctx, q, seqs, olderThan.Seconds())
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", err)
 	}

@@ -48,31 +48,31 @@ func (e BatchOutcome) Valid() bool {
 
 // Defines values for BatchRequestAction.
 const (
-	Abandon BatchRequestAction = "abandon"
-	Cancel  BatchRequestAction = "cancel"
-	Pause   BatchRequestAction = "pause"
-	Resolve BatchRequestAction = "resolve"
-	Restart BatchRequestAction = "restart"
-	Resume  BatchRequestAction = "resume"
-	Retry   BatchRequestAction = "retry"
+	BatchRequestActionAbandon BatchRequestAction = "abandon"
+	BatchRequestActionCancel  BatchRequestAction = "cancel"
+	BatchRequestActionPause   BatchRequestAction = "pause"
+	BatchRequestActionResolve BatchRequestAction = "resolve"
+	BatchRequestActionRestart BatchRequestAction = "restart"
+	BatchRequestActionResume  BatchRequestAction = "resume"
+	BatchRequestActionRetry   BatchRequestAction = "retry"
 )
 
 // Valid indicates whether the value is a known member of the BatchRequestAction enum.
 func (e BatchRequestAction) Valid() bool {
 	switch e {
-	case Abandon:
+	case BatchRequestActionAbandon:
 		return true
-	case Cancel:
+	case BatchRequestActionCancel:
 		return true
-	case Pause:
+	case BatchRequestActionPause:
 		return true
-	case Resolve:
+	case BatchRequestActionResolve:
 		return true
-	case Restart:
+	case BatchRequestActionRestart:
 		return true
-	case Resume:
+	case BatchRequestActionResume:
 		return true
-	case Retry:
+	case BatchRequestActionRetry:
 		return true
 	default:
 		return false
@@ -112,6 +112,24 @@ func (e BatchRequestPhase) Valid() bool {
 	case BatchRequestPhaseAction:
 		return true
 	case BatchRequestPhaseCompensation:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DeadLetterSource.
+const (
+	DeadLetterSourceOutbox DeadLetterSource = "outbox"
+	DeadLetterSourceReply  DeadLetterSource = "reply"
+)
+
+// Valid indicates whether the value is a known member of the DeadLetterSource enum.
+func (e DeadLetterSource) Valid() bool {
+	switch e {
+	case DeadLetterSourceOutbox:
+		return true
+	case DeadLetterSourceReply:
 		return true
 	default:
 		return false
@@ -169,6 +187,7 @@ const (
 	ProblemCodeSagaNotUndone        ProblemCode = "saga-not-undone"
 	ProblemCodeSagaPaused           ProblemCode = "saga-paused"
 	ProblemCodeStepNotStuck         ProblemCode = "step-not-stuck"
+	ProblemCodeStillDead            ProblemCode = "still-dead"
 	ProblemCodeStopping             ProblemCode = "stopping"
 	ProblemCodeUnknownDefinition    ProblemCode = "unknown-definition"
 	ProblemCodeUnknownParameter     ProblemCode = "unknown-parameter"
@@ -228,6 +247,8 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeStepNotStuck:
 		return true
+	case ProblemCodeStillDead:
+		return true
 	case ProblemCodeStopping:
 		return true
 	case ProblemCodeUnknownDefinition:
@@ -235,6 +256,30 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeUnknownParameter:
 		return true
 	case ProblemCodeUnsupportedMediaType:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReplyRequestOutcome.
+const (
+	ReplyRequestOutcomeFailed     ReplyRequestOutcome = "failed"
+	ReplyRequestOutcomeInProgress ReplyRequestOutcome = "in_progress"
+	ReplyRequestOutcomeRetry      ReplyRequestOutcome = "retry"
+	ReplyRequestOutcomeSucceeded  ReplyRequestOutcome = "succeeded"
+)
+
+// Valid indicates whether the value is a known member of the ReplyRequestOutcome enum.
+func (e ReplyRequestOutcome) Valid() bool {
+	switch e {
+	case ReplyRequestOutcomeFailed:
+		return true
+	case ReplyRequestOutcomeInProgress:
+		return true
+	case ReplyRequestOutcomeRetry:
+		return true
+	case ReplyRequestOutcomeSucceeded:
 		return true
 	default:
 		return false
@@ -597,6 +642,42 @@ type Currency = string
 // CustomerID Example: c-42
 type CustomerID = string
 
+// DeadLetter defines model for DeadLetter.
+type DeadLetter struct {
+	At time.Time `json:"at"`
+
+	// Body As text, if it is that. Not in lists.
+	Body *string `json:"body,omitempty"`
+
+	// BodyBase64 The body, if it is no text. Not in lists.
+	BodyBase64 *string `json:"body_base64,omitempty"`
+
+	// Bytes Of its body.
+	Bytes int32 `json:"bytes"`
+
+	// Headers Not in lists.
+	Headers json.RawMessage `json:"headers,omitempty"`
+	Id      string          `json:"id"`
+	Reason  string          `json:"reason"`
+
+	// SagaId Of a message from the outbox, its saga.
+	SagaId *string `json:"saga_id,omitempty"`
+
+	// Source `reply`: it could not be read, or answers no saga. `outbox`: NATS will never take it.
+	Source  DeadLetterSource `json:"source"`
+	Subject string           `json:"subject"`
+}
+
+// DeadLetterList defines model for DeadLetterList.
+type DeadLetterList struct {
+	HasMore    bool         `json:"has_more"`
+	Items      []DeadLetter `json:"items"`
+	NextCursor *string      `json:"next_cursor,omitempty"`
+}
+
+// DeadLetterSource `reply`: it could not be read, or answers no saga. `outbox`: NATS will never take it.
+type DeadLetterSource string
+
 // Definition defines model for Definition.
 type Definition struct {
 	// CreatedAt When this version was first stored.
@@ -918,6 +999,39 @@ type OrderRequestItem struct {
 // `needs_attention`: it waits for an operator, `reason` says why.
 type OrderStatus string
 
+// Outbox defines model for Outbox.
+type Outbox struct {
+	Dead  int64        `json:"dead"`
+	Lanes []OutboxLane `json:"lanes"`
+
+	// Oldest When the first of them was written.
+	Oldest *time.Time `json:"oldest,omitempty"`
+
+	// Parked Messages that a stream refuses for now.
+	Parked int64 `json:"parked"`
+
+	// Pending Messages to publish.
+	Pending int64 `json:"pending"`
+}
+
+// OutboxLane defines model for OutboxLane.
+type OutboxLane struct {
+	Dead int64 `json:"dead"`
+
+	// KeptSince What was published since then can be published again.
+	KeptSince *time.Time `json:"kept_since,omitempty"`
+	Lane      int32      `json:"lane"`
+	Oldest    *time.Time `json:"oldest,omitempty"`
+	Parked    int64      `json:"parked"`
+	Pending   int64      `json:"pending"`
+
+	// Relay Which relay publishes the lane, or did last.
+	Relay *string `json:"relay,omitempty"`
+
+	// RelayAlive It still does.
+	RelayAlive bool `json:"relay_alive"`
+}
+
 // Participant defines model for Participant.
 type Participant struct {
 	// Actor Who has paused it.
@@ -1038,6 +1152,35 @@ type ReasonRequest struct {
 	// Reason Kept in the saga's history.
 	Reason *Reason `json:"reason,omitempty"`
 }
+
+// Redriven defines model for Redriven.
+type Redriven struct {
+	// Outcome `applied`: the saga took it. `stale`: it changed nothing, `reason` says why. `sent`: it is in the outbox again.
+	Outcome string  `json:"outcome"`
+	Reason  *string `json:"reason,omitempty"`
+}
+
+// ReplyRequest defines model for ReplyRequest.
+type ReplyRequest struct {
+	// Attempt Of the command; the current one if it is left out.
+	Attempt *int32 `json:"attempt,omitempty"`
+
+	// Code Of what failed or is to be tried again.
+	Code *string `json:"code,omitempty"`
+
+	// EffectId Of the command.
+	EffectId string              `json:"effect_id"`
+	ExtendMs *int64              `json:"extend_ms,omitempty"`
+	Message  *string             `json:"message,omitempty"`
+	Outcome  ReplyRequestOutcome `json:"outcome"`
+
+	// Result Of what succeeded, any JSON.
+	Result       json.RawMessage `json:"result,omitempty"`
+	RetryAfterMs *int64          `json:"retry_after_ms,omitempty"`
+}
+
+// ReplyRequestOutcome defines model for ReplyRequest.Outcome.
+type ReplyRequestOutcome string
 
 // ResolveRequest defines model for ResolveRequest.
 type ResolveRequest struct {
@@ -1278,6 +1421,9 @@ type BatchID = ID
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// DeadLetterID defines model for DeadLetterID.
+type DeadLetterID = string
+
 // DefinitionName Example: order
 type DefinitionName = Name
 
@@ -1368,6 +1514,18 @@ type StartBatchOperationParams struct {
 type ListBatchItemsParams struct {
 	// Outcome Only sagas with this outcome.
 	Outcome *BatchOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor Where the page begins, `next_cursor` of the page before it. It fits only the filter it came from.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListDeadLettersParams defines parameters for ListDeadLetters.
+type ListDeadLettersParams struct {
+	// Source Only those from here.
+	Source *DeadLetterSource `form:"source,omitempty" json:"source,omitempty"`
 
 	// Limit The most items on a page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -1567,6 +1725,9 @@ type StartBatchOperationJSONRequestBody = BatchRequest
 // CancelBatchOperationJSONRequestBody defines body for CancelBatchOperation for application/json ContentType.
 type CancelBatchOperationJSONRequestBody = ReasonRequest
 
+// RedriveDeadLetterJSONRequestBody defines body for RedriveDeadLetter for application/json ContentType.
+type RedriveDeadLetterJSONRequestBody = ReasonRequest
+
 // PutDefinitionJSONRequestBody defines body for PutDefinition for application/json ContentType.
 type PutDefinitionJSONRequestBody = PutDefinitionJSONBody
 
@@ -1593,6 +1754,9 @@ type PauseParticipantJSONRequestBody = ReasonRequest
 
 // ResumeParticipantJSONRequestBody defines body for ResumeParticipant for application/json ContentType.
 type ResumeParticipantJSONRequestBody = ReasonRequest
+
+// GiveReplyJSONRequestBody defines body for GiveReply for application/json ContentType.
+type GiveReplyJSONRequestBody = ReplyRequest
 
 // StartSagaJSONRequestBody defines body for StartSaga for application/json ContentType.
 type StartSagaJSONRequestBody = SagaRequest
@@ -1665,6 +1829,18 @@ type ServerInterface interface {
 	// ListBatchItems What became of each saga
 	// (GET /v1/batch-operations/{id}/items)
 	ListBatchItems(w http.ResponseWriter, r *http.Request, id BatchID, params ListBatchItemsParams)
+	// ListDeadLetters List dead letters
+	// (GET /v1/dead-letters)
+	ListDeadLetters(w http.ResponseWriter, r *http.Request, params ListDeadLettersParams)
+	// DeleteDeadLetter Delete a dead letter
+	// (DELETE /v1/dead-letters/{letter})
+	DeleteDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID)
+	// GetDeadLetter Read a dead letter
+	// (GET /v1/dead-letters/{letter})
+	GetDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID)
+	// RedriveDeadLetter Try a dead letter again
+	// (POST /v1/dead-letters/{letter}/redrive)
+	RedriveDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID)
 	// ListDefinitions List definitions
 	// (GET /v1/definitions)
 	ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams)
@@ -1704,6 +1880,9 @@ type ServerInterface interface {
 	// CancelOrder Cancel an order
 	// (POST /v1/orders/{id}/cancel)
 	CancelOrder(w http.ResponseWriter, r *http.Request, id ID, params CancelOrderParams)
+	// GetOutbox How the outbox is
+	// (GET /v1/outbox)
+	GetOutbox(w http.ResponseWriter, r *http.Request)
 	// ListParticipants List participants
 	// (GET /v1/participants)
 	ListParticipants(w http.ResponseWriter, r *http.Request)
@@ -1713,6 +1892,9 @@ type ServerInterface interface {
 	// ResumeParticipant Resume a participant
 	// (POST /v1/participants/{name}/resume)
 	ResumeParticipant(w http.ResponseWriter, r *http.Request, name Name)
+	// GiveReply Give a reply
+	// (POST /v1/replies)
+	GiveReply(w http.ResponseWriter, r *http.Request)
 	// ListSagas List sagas
 	// (GET /v1/sagas)
 	ListSagas(w http.ResponseWriter, r *http.Request, params ListSagasParams)
@@ -1845,6 +2027,30 @@ func (_ Unimplemented) ListBatchItems(w http.ResponseWriter, r *http.Request, id
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListDeadLetters List dead letters
+// (GET /v1/dead-letters)
+func (_ Unimplemented) ListDeadLetters(w http.ResponseWriter, r *http.Request, params ListDeadLettersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteDeadLetter Delete a dead letter
+// (DELETE /v1/dead-letters/{letter})
+func (_ Unimplemented) DeleteDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDeadLetter Read a dead letter
+// (GET /v1/dead-letters/{letter})
+func (_ Unimplemented) GetDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RedriveDeadLetter Try a dead letter again
+// (POST /v1/dead-letters/{letter}/redrive)
+func (_ Unimplemented) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListDefinitions List definitions
 // (GET /v1/definitions)
 func (_ Unimplemented) ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams) {
@@ -1923,6 +2129,12 @@ func (_ Unimplemented) CancelOrder(w http.ResponseWriter, r *http.Request, id ID
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// GetOutbox How the outbox is
+// (GET /v1/outbox)
+func (_ Unimplemented) GetOutbox(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListParticipants List participants
 // (GET /v1/participants)
 func (_ Unimplemented) ListParticipants(w http.ResponseWriter, r *http.Request) {
@@ -1938,6 +2150,12 @@ func (_ Unimplemented) PauseParticipant(w http.ResponseWriter, r *http.Request, 
 // ResumeParticipant Resume a participant
 // (POST /v1/participants/{name}/resume)
 func (_ Unimplemented) ResumeParticipant(w http.ResponseWriter, r *http.Request, name Name) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GiveReply Give a reply
+// (POST /v1/replies)
+func (_ Unimplemented) GiveReply(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2469,6 +2687,143 @@ func (siw *ServerInterfaceWrapper) ListBatchItems(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListBatchItems(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) ListDeadLetters(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeadLettersParams
+
+	// ------------- Optional query parameter "source" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "source", r.URL.Query(), &params.Source, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "source"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "source", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeadLetters(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) DeleteDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "letter" -------------
+	var letter DeadLetterID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "letter", chi.URLParam(r, "letter"), &letter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "letter", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteDeadLetter(w, r, letter)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) GetDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "letter" -------------
+	var letter DeadLetterID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "letter", chi.URLParam(r, "letter"), &letter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "letter", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDeadLetter(w, r, letter)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RedriveDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) RedriveDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "letter" -------------
+	var letter DeadLetterID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "letter", chi.URLParam(r, "letter"), &letter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "letter", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RedriveDeadLetter(w, r, letter)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3037,6 +3392,20 @@ func (siw *ServerInterfaceWrapper) CancelOrder(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// GetOutbox operation middleware
+func (siw *ServerInterfaceWrapper) GetOutbox(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetOutbox(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListParticipants operation middleware
 func (siw *ServerInterfaceWrapper) ListParticipants(w http.ResponseWriter, r *http.Request) {
 
@@ -3094,6 +3463,20 @@ func (siw *ServerInterfaceWrapper) ResumeParticipant(w http.ResponseWriter, r *h
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ResumeParticipant(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GiveReply operation middleware
+func (siw *ServerInterfaceWrapper) GiveReply(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GiveReply(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4039,6 +4422,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/batch-operations/{id}/cancel", wrapper.CancelBatchOperation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/dead-letters", wrapper.ListDeadLetters)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/dead-letters/{letter}", wrapper.DeleteDeadLetter)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/dead-letters/{letter}", wrapper.GetDeadLetter)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/dead-letters/{letter}/redrive", wrapper.RedriveDeadLetter)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/outbox", wrapper.GetOutbox)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/replies", wrapper.GiveReply)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/audit-log", wrapper.ListAuditLog)
@@ -5660,6 +6061,485 @@ type ListBatchItems503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListBatchItems503ApplicationProblemPlusJSONResponse) VisitListBatchItemsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLettersRequestObject struct {
+	Params ListDeadLettersParams
+}
+
+type ListDeadLettersResponseObject interface {
+	VisitListDeadLettersResponse(w http.ResponseWriter) error
+}
+
+type ListDeadLetters200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListDeadLetters200JSONResponse struct {
+	Body    DeadLetterList
+	Headers ListDeadLetters200ResponseHeaders
+}
+
+func (response ListDeadLetters200JSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLetters400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeadLetters400ApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLetters500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeadLetters500ApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLetters503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeadLetters503ApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteDeadLetterRequestObject struct {
+	Letter DeadLetterID `json:"letter"`
+}
+
+type DeleteDeadLetterResponseObject interface {
+	VisitDeleteDeadLetterResponse(w http.ResponseWriter) error
+}
+
+type DeleteDeadLetter204ResponseHeaders struct {
+	XRequestId *string
+}
+
+type DeleteDeadLetter204Response struct {
+	Headers DeleteDeadLetter204ResponseHeaders
+}
+
+func (response DeleteDeadLetter204Response) VisitDeleteDeadLetterResponse(w http.ResponseWriter) error {
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteDeadLetter400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteDeadLetter400ApplicationProblemPlusJSONResponse) VisitDeleteDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteDeadLetter404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteDeadLetter404ApplicationProblemPlusJSONResponse) VisitDeleteDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteDeadLetter500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteDeadLetter500ApplicationProblemPlusJSONResponse) VisitDeleteDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteDeadLetter503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteDeadLetter503ApplicationProblemPlusJSONResponse) VisitDeleteDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeadLetterRequestObject struct {
+	Letter DeadLetterID `json:"letter"`
+}
+
+type GetDeadLetterResponseObject interface {
+	VisitGetDeadLetterResponse(w http.ResponseWriter) error
+}
+
+type GetDeadLetter200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetDeadLetter200JSONResponse struct {
+	Body    DeadLetter
+	Headers GetDeadLetter200ResponseHeaders
+}
+
+func (response GetDeadLetter200JSONResponse) VisitGetDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeadLetter400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDeadLetter400ApplicationProblemPlusJSONResponse) VisitGetDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeadLetter404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetDeadLetter404ApplicationProblemPlusJSONResponse) VisitGetDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeadLetter500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDeadLetter500ApplicationProblemPlusJSONResponse) VisitGetDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDeadLetter503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetDeadLetter503ApplicationProblemPlusJSONResponse) VisitGetDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetterRequestObject struct {
+	Letter DeadLetterID `json:"letter"`
+	Body   *RedriveDeadLetterJSONRequestBody
+}
+
+type RedriveDeadLetterResponseObject interface {
+	VisitRedriveDeadLetterResponse(w http.ResponseWriter) error
+}
+
+type RedriveDeadLetter200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type RedriveDeadLetter200JSONResponse struct {
+	Body    Redriven
+	Headers RedriveDeadLetter200ResponseHeaders
+}
+
+func (response RedriveDeadLetter200JSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter400ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter404ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter409ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter413ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter415ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter500ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedriveDeadLetter503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RedriveDeadLetter503ApplicationProblemPlusJSONResponse) VisitRedriveDeadLetterResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7531,6 +8411,97 @@ func (response CancelOrder503ApplicationProblemPlusJSONResponse) VisitCancelOrde
 	return err
 }
 
+type GetOutboxRequestObject struct {
+}
+
+type GetOutboxResponseObject interface {
+	VisitGetOutboxResponse(w http.ResponseWriter) error
+}
+
+type GetOutbox200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GetOutbox200JSONResponse struct {
+	Body    Outbox
+	Headers GetOutbox200ResponseHeaders
+}
+
+func (response GetOutbox200JSONResponse) VisitGetOutboxResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOutbox400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetOutbox400ApplicationProblemPlusJSONResponse) VisitGetOutboxResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOutbox500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetOutbox500ApplicationProblemPlusJSONResponse) VisitGetOutboxResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOutbox503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetOutbox503ApplicationProblemPlusJSONResponse) VisitGetOutboxResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListParticipantsRequestObject struct {
 }
 
@@ -7905,6 +8876,174 @@ type ResumeParticipant503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ResumeParticipant503ApplicationProblemPlusJSONResponse) VisitResumeParticipantResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReplyRequestObject struct {
+	Body *GiveReplyJSONRequestBody
+}
+
+type GiveReplyResponseObject interface {
+	VisitGiveReplyResponse(w http.ResponseWriter) error
+}
+
+type GiveReply200ResponseHeaders struct {
+	XRequestId *string
+}
+
+type GiveReply200JSONResponse struct {
+	Body    Redriven
+	Headers GiveReply200ResponseHeaders
+}
+
+func (response GiveReply200JSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply400ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply409ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply413ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply415ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply422ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply500ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GiveReply503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GiveReply503ApplicationProblemPlusJSONResponse) VisitGiveReplyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10077,6 +11216,18 @@ type StrictServerInterface interface {
 	// ListBatchItems What became of each saga
 	// (GET /v1/batch-operations/{id}/items)
 	ListBatchItems(ctx context.Context, request ListBatchItemsRequestObject) (ListBatchItemsResponseObject, error)
+	// ListDeadLetters List dead letters
+	// (GET /v1/dead-letters)
+	ListDeadLetters(ctx context.Context, request ListDeadLettersRequestObject) (ListDeadLettersResponseObject, error)
+	// DeleteDeadLetter Delete a dead letter
+	// (DELETE /v1/dead-letters/{letter})
+	DeleteDeadLetter(ctx context.Context, request DeleteDeadLetterRequestObject) (DeleteDeadLetterResponseObject, error)
+	// GetDeadLetter Read a dead letter
+	// (GET /v1/dead-letters/{letter})
+	GetDeadLetter(ctx context.Context, request GetDeadLetterRequestObject) (GetDeadLetterResponseObject, error)
+	// RedriveDeadLetter Try a dead letter again
+	// (POST /v1/dead-letters/{letter}/redrive)
+	RedriveDeadLetter(ctx context.Context, request RedriveDeadLetterRequestObject) (RedriveDeadLetterResponseObject, error)
 	// ListDefinitions List definitions
 	// (GET /v1/definitions)
 	ListDefinitions(ctx context.Context, request ListDefinitionsRequestObject) (ListDefinitionsResponseObject, error)
@@ -10116,6 +11267,9 @@ type StrictServerInterface interface {
 	// CancelOrder Cancel an order
 	// (POST /v1/orders/{id}/cancel)
 	CancelOrder(ctx context.Context, request CancelOrderRequestObject) (CancelOrderResponseObject, error)
+	// GetOutbox How the outbox is
+	// (GET /v1/outbox)
+	GetOutbox(ctx context.Context, request GetOutboxRequestObject) (GetOutboxResponseObject, error)
 	// ListParticipants List participants
 	// (GET /v1/participants)
 	ListParticipants(ctx context.Context, request ListParticipantsRequestObject) (ListParticipantsResponseObject, error)
@@ -10125,6 +11279,9 @@ type StrictServerInterface interface {
 	// ResumeParticipant Resume a participant
 	// (POST /v1/participants/{name}/resume)
 	ResumeParticipant(ctx context.Context, request ResumeParticipantRequestObject) (ResumeParticipantResponseObject, error)
+	// GiveReply Give a reply
+	// (POST /v1/replies)
+	GiveReply(ctx context.Context, request GiveReplyRequestObject) (GiveReplyResponseObject, error)
 	// ListSagas List sagas
 	// (GET /v1/sagas)
 	ListSagas(ctx context.Context, request ListSagasRequestObject) (ListSagasResponseObject, error)
@@ -10594,6 +11751,120 @@ func (sh *strictHandler) ListBatchItems(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ListDeadLetters operation middleware
+func (sh *strictHandler) ListDeadLetters(w http.ResponseWriter, r *http.Request, params ListDeadLettersParams) {
+	var request ListDeadLettersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeadLetters(ctx, request.(ListDeadLettersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeadLetters")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeadLettersResponseObject); ok {
+		if err := validResponse.VisitListDeadLettersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteDeadLetter operation middleware
+func (sh *strictHandler) DeleteDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	var request DeleteDeadLetterRequestObject
+
+	request.Letter = letter
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteDeadLetter(ctx, request.(DeleteDeadLetterRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteDeadLetter")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteDeadLetterResponseObject); ok {
+		if err := validResponse.VisitDeleteDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDeadLetter operation middleware
+func (sh *strictHandler) GetDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	var request GetDeadLetterRequestObject
+
+	request.Letter = letter
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDeadLetter(ctx, request.(GetDeadLetterRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDeadLetter")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDeadLetterResponseObject); ok {
+		if err := validResponse.VisitGetDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RedriveDeadLetter operation middleware
+func (sh *strictHandler) RedriveDeadLetter(w http.ResponseWriter, r *http.Request, letter DeadLetterID) {
+	var request RedriveDeadLetterRequestObject
+
+	request.Letter = letter
+
+	var body RedriveDeadLetterJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RedriveDeadLetter(ctx, request.(RedriveDeadLetterRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RedriveDeadLetter")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RedriveDeadLetterResponseObject); ok {
+		if err := validResponse.VisitRedriveDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListDefinitions operation middleware
 func (sh *strictHandler) ListDefinitions(w http.ResponseWriter, r *http.Request, params ListDefinitionsParams) {
 	var request ListDefinitionsRequestObject
@@ -11007,6 +12278,30 @@ func (sh *strictHandler) CancelOrder(w http.ResponseWriter, r *http.Request, id 
 	}
 }
 
+// GetOutbox operation middleware
+func (sh *strictHandler) GetOutbox(w http.ResponseWriter, r *http.Request) {
+	var request GetOutboxRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetOutbox(ctx, request.(GetOutboxRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetOutbox")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetOutboxResponseObject); ok {
+		if err := validResponse.VisitGetOutboxResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListParticipants operation middleware
 func (sh *strictHandler) ListParticipants(w http.ResponseWriter, r *http.Request) {
 	var request ListParticipantsRequestObject
@@ -11096,6 +12391,37 @@ func (sh *strictHandler) ResumeParticipant(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResumeParticipantResponseObject); ok {
 		if err := validResponse.VisitResumeParticipantResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GiveReply operation middleware
+func (sh *strictHandler) GiveReply(w http.ResponseWriter, r *http.Request) {
+	var request GiveReplyRequestObject
+
+	var body GiveReplyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GiveReply(ctx, request.(GiveReplyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GiveReply")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GiveReplyResponseObject); ok {
+		if err := validResponse.VisitGiveReplyResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
