@@ -226,7 +226,7 @@ func badSagas() []badInput {
 		body("a start time of long ago", `{"definition": "order", "input": {}, "start_at": "2001-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
 		body("a start time that is too far", `{"definition": "order", "input": {}, "start_at": "9999-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
 		body("a start time that is a number", `{"definition": "order", "input": {}, "start_at": 1}`, 400, bad, "#/start_at"),
-		body("a member that comes later", `{"definition": "order", "input": {}, "labels": {}}`, 400, bad, "#/labels"),
+		body("a member that comes later", `{"definition": "order", "input": {}, "colour": {}}`, 400, bad, "#/colour"),
 	}
 }
 
