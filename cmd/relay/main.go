@@ -33,6 +33,7 @@ type cli struct {
 	Install     installCmd             `cmd:"" help:"Make the tables of the outbox in a database, if they are not there."`
 	Status      statusCmd              `cmd:"" help:"Show what waits, what is kept, and where the relay is."`
 	Rewind      rewindCmd              `cmd:"" help:"Have published again what was published since then and is still kept."`
+	Rebase      rebaseCmd              `cmd:"" help:"Make the outbox of a database that was restored from a dump one that can be published."`
 	DeadLetters deadLettersCmd         `cmd:"" help:"Look after the messages that NATS will not take."`
 	Bench       benchCmd               `cmd:"" help:"Measure the relay on this machine, on servers that it starts (make bench-relay)."`
 	Version     program.VersionCommand `cmd:"" help:"Print the version."`

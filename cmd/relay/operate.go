@@ -43,6 +43,9 @@ func withOutbox(ctx context.Context, d program.DatabaseFlags, do func(*pgxpool.P
 	}
 	defer pool.Close()
 	err = outbox.Check(ctx, pool)
+	if errors.Is(err, outbox.ErrRestored) { // it can be looked at, and mended
+		return do(pool)
+	}
 	if errors.Is(err, outbox.ErrNoOutbox) {
 		return program.UsageError{Err: fmt.Errorf("%w; `relay install` makes what is missing", err)}
 	}
@@ -217,6 +220,31 @@ func (c *rewindCmd) Run(ctx context.Context, out program.Streams) error {
 			}
 			_, _ = fmt.Fprintf(out.Out, "lane %d: what was published since %s is published again%s\n", l.Lane, clock(&l.To), note)
 		}
+		return err
+	})
+}
+
+// rebaseCmd is `relay rebase`.
+type rebaseCmd struct {
+	program.DatabaseFlags
+	DryRun bool `help:"Only say what would be done."`
+}
+
+// Run makes an outbox that was restored from a dump one that can be published.
+func (c *rebaseCmd) Run(ctx context.Context, out program.Streams) error {
+	return withOutbox(ctx, c.DatabaseFlags, func(pool *pgxpool.Pool) error {
+		r, err := outbox.Rebase(ctx, pool, c.DryRun)
+		if err != nil {
+			return err
+		}
+		answer := fmt.Sprintf("%d published messages were taken away, %d are published now", r.Published, r.Waiting)
+		switch {
+		case !r.Needed:
+			answer = "there is nothing to rebase"
+		case c.DryRun:
+			answer = fmt.Sprintf("%d published messages would be taken away, %d published", r.Published, r.Waiting)
+		}
+		_, err = fmt.Fprintln(out.Out, answer)
 		return err
 	})
 }

@@ -18,7 +18,8 @@ var errStandby = errors.New("the database is a standby: only a primary can be re
 
 // Check asks whether the database has an outbox that a relay can publish: the
 // tables, their columns, the rights. All that is missing is in the error, which
-// is [ErrNoOutbox]; any other error may pass. It knows nothing of other tables,
+// is [ErrNoOutbox]. One that was restored into this cluster is [ErrRestored].
+// Any other error may pass. It knows nothing of other tables,
 // and nothing of the way in which these came to be.
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	const q = `
@@ -86,6 +87,13 @@ func checkPosition(ctx context.Context, pool *pgxpool.Pool) error {
 			// A lane without a row would never be published.
 			return fmt.Errorf("%w: writers use the lanes 0 to %d, outbox_lane has rows for %v", ErrNoOutbox, writers-1, lanes)
 		}
+	}
+	var ahead bool
+	if err := pool.QueryRow(ctx, isAhead).Scan(&ahead); err != nil {
+		return fmt.Errorf("look for the outbox: %w", err)
+	}
+	if ahead {
+		return ErrRestored
 	}
 	if cache != 1 {
 		// Two sessions would then write a key's messages out of order.

@@ -127,10 +127,33 @@ func TestADatabaseThatWasRestoredFromADumpIsNoticed(t *testing.T) {
 			if _, err := next.Relay.pass(t.Context(), next.reader); !errors.Is(err, ErrRestored) {
 				t.Fatalf("got %v, want %v", err, ErrRestored)
 			}
-			execute(t, pool, documented(t, "after a restore"))
+			if err := Check(t.Context(), pool); !errors.Is(err, ErrRestored) {
+				t.Errorf("at the start: got %v, want %v", err, ErrRestored)
+			}
+			insert(t, pool, "k", "since the restore")
+			part := begin(t, pool)
+			execute(t, part, `SAVEPOINT s`)
+			insert(t, part, "k", "in a savepoint")
+			commit(t, part)
+			look, err := Rebase(t.Context(), pool, true)
+			if err != nil || !look.Needed || look.Waiting != int64(len(want)+3) || look.Published != int64(5-len(want)) {
+				t.Errorf("it would do %+v (%v)", look, err)
+			}
+			queries := &tracer{}
+			queries.before(beginHere, func() { ask[string](t, pool, `SELECT pg_current_xact_id()::text`) }) // ends before the rebase does
+			if done, err := Rebase(t.Context(), tracedPool(t, pool.Config().ConnString(), queries), false); err != nil || done != look {
+				t.Errorf("it did %+v (%v), and would have done %+v", done, err, look)
+			}
+			if again, err := Rebase(t.Context(), pool, false); err != nil || again != (Rebased{}) {
+				t.Errorf("the second time it did %+v (%v)", again, err)
+			}
+			if err := Check(t.Context(), pool); err != nil {
+				t.Error(err)
+			}
 			insert(t, pool, "k", "new")
+			next = newStepper(t, pool)
 			next.drain(t)
-			wantSubjects(t, "published when mended", next.broker.subjects(), append(want, "not yet read", "new")...)
+			wantSubjects(t, "published when mended", next.broker.subjects(), append(want, "not yet read", "since the restore", "in a savepoint", "new")...)
 			if n := ask[int](t, pool, `SELECT count(*) FROM outbox WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())`); n != 0 {
 				t.Errorf("%d rows of the future are left", n)
 			}

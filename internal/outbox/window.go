@@ -121,8 +121,9 @@ const look = `WITH ` + renew + `
 	       NULL::json AS headers, NULL::bytea AS payload, now() AS created_at, 0::bigint AS n
 	FROM (SELECT pg_current_wal_insert_lsn() AS lsn) i`
 
-// ErrRestored needs a person: see docs/relay.md.
-var ErrRestored = errors.New("the outbox position lies ahead of the database's transactions, as in a dump that was restored into another cluster: run `relay rebase`")
+// ErrRestored says that waiting would bring nothing: see [Rebase]. It is an
+// [ErrNoOutbox].
+var ErrRestored = fmt.Errorf("%w: its transaction ids are not of this cluster, as in a dump that was restored; run `relay rebase`", ErrNoOutbox)
 
 // errLapsed says that we may not rely on our lease any more.
 var errLapsed = errors.New("the lease ran out before the page could be published: looking again")
