@@ -230,6 +230,24 @@ func badSagas() []badInput {
 	}
 }
 
+func badTimers(id string) []badInput {
+	const bad, invalid = api.ProblemCodeBadRequest, api.ProblemCodeInputInvalid
+	patch := func(name, timer, body string, status int, code api.ProblemCode, pointers ...string) badInput {
+		return badInput{name: name, method: "PATCH", path: "/v1/timers/" + timer, body: body, status: status, code: code, pointers: pointers}
+	}
+	return []badInput{
+		patch("a timer without a time", id+".deadline", `{}`, 422, invalid, "#"),
+		patch("a timer with two times", id+".deadline", `{"fire_now": true, "fire_at": "2026-12-24T18:00:00Z"}`, 422, invalid, "#"),
+		patch("a timer moved too far", id+".deadline", `{"fire_at": "9999-12-24T18:00:00Z"}`, 422, invalid, "#/fire_at"),
+		patch("a timer moved to no time", id+".deadline", `{"fire_at": "soon"}`, 400, bad, "#/fire_at"),
+		patch("a timer with an unknown member", id+".deadline", `{"fire_now": true, "x": 1}`, 400, bad, "#/x"),
+		patch("a timer with a short id", "deadline", `{"fire_now": true}`, 400, bad, "path:id"),
+		patch("a timer of no kind", id+".alarm", `{"fire_now": true}`, 404, api.ProblemCodeNotFound),
+		patch("a timer of a step of another saga", id+".backoff.nothing.action.1.1", `{"fire_now": true}`, 404, api.ProblemCodeNotFound),
+		patch("a timer of no saga", strings.Repeat("-", 36)+".deadline", `{"fire_now": true}`, 404, api.ProblemCodeNotFound),
+	}
+}
+
 func badReads(id string) []badInput {
 	const bad, unknown = api.ProblemCodeBadRequest, api.ProblemCodeUnknownParameter
 	get := func(path string, code api.ProblemCode, pointers ...string) badInput {
@@ -262,6 +280,11 @@ func badReads(id string) []badInput {
 		get("/v1/sagas?status=pending", bad, "query:status"),
 		get("/v1/sagas?definition=Order", bad, "query:definition"),
 		get("/v1/sagas?lock=", bad, "query:lock"),
+		get("/v1/timers?kind=alarm", bad, "query:kind"),
+		get("/v1/timers?fire_before=soon", bad, "query:fire_before"),
+		get("/v1/timers?saga=x", bad, "query:saga"),
+		get("/v1/timers?cursor=AAAA", bad, "query:cursor"),
+		get("/v1/timers?step=a", unknown, "query:step"),
 		get("/v1/sagas?lock="+strings.Repeat("x", 256), bad, "query:lock"),
 		get("/v1/sagas?customer_id=c-42", unknown, "query:customer_id"),
 		get("/v1/sagas/"+id+"/history?after=-1", bad, "query:after"),
@@ -312,7 +335,7 @@ func TestBadInputIsRefusedWithAPointerAndWritesNothing(t *testing.T) {
 	s := newService(t)
 	o := s.place()
 	before := s.rows()
-	cases := slices.Concat(badOrders(), badBodies(), badSagas(), badReads(o.Id.String()), badCancels(o.Id.String()), badVerbs(o.Id.String()), badBatches(), badReplies())
+	cases := slices.Concat(badOrders(), badBodies(), badSagas(), badTimers(o.Id.String()), badReads(o.Id.String()), badCancels(o.Id.String()), badVerbs(o.Id.String()), badBatches(), badReplies())
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			a := s.do(c.method, c.path, c.body, c.headers...)

@@ -82,6 +82,10 @@ var problemTypes = map[api.ProblemCode]problemType{
 		status: stdhttp.StatusConflict, title: "The saga is paused",
 		description: "A paused saga issues no command. Resume it first. Nothing was changed; allowed lists what is possible now.",
 	},
+	api.ProblemCodeTimerNeeded: {
+		status: stdhttp.StatusConflict, title: "The saga cannot do without the timer",
+		description: "Only a deadline can be removed. Without another timer the saga would wait for ever: move it instead, or cancel the saga. Nothing was changed.",
+	},
 	api.ProblemCodeStepNotStuck: {
 		status: stdhttp.StatusConflict, title: "The step is not stuck",
 		description: "Only a stuck operation can be resolved: until then its participant may answer. The step may also be stuck in its other phase; stuck_phase of the step says which. Nothing was changed; allowed lists what is possible now.",

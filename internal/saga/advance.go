@@ -83,6 +83,8 @@ func Advance(def *Definition, s State, ev Event, now time.Time, held ...string) 
 		ignored, illegal = m.pause(ev)
 	case Resume:
 		ignored, illegal = m.resume(ev)
+	case Reschedule:
+		ignored, illegal = m.reschedule(ev)
 	default:
 		return Decision{}, fmt.Errorf("saga %s: unknown event %T", s.ID, ev)
 	}

@@ -19,7 +19,7 @@ const (
 )
 
 // Event is what may happen to a saga: a [Reply], a [Tick], a [Granted], or an operator's
-// request: [Cancel], [TryNow], [Resolve], [Abandon], [Pause] or [Resume].
+// request: [Cancel], [TryNow], [Resolve], [Abandon], [Pause], [Resume] or [Reschedule].
 type Event interface{ event() }
 
 // Reply is a participant's answer. Any reply to any command ever sent may come

@@ -29,6 +29,9 @@ const (
 	StepDisputed     EntryType = "step-contradicted" // a reply contradicts what an operator resolved
 	TurnedBack       EntryType = "compensating"
 	CancelAsked      EntryType = "cancel-requested"
+	StartMoved       EntryType = "start-moved"    // by an operator, with the deadline
+	DeadlineMoved    EntryType = "deadline-moved" // by an operator; without a time: there is none any more
+	TimerMoved       EntryType = "timer-moved"    // by an operator: a step's
 	RetryAsked       EntryType = "retry-requested"
 	StepResolved     EntryType = "step-resolved"   // by an operator; what follows from it comes next
 	DeadlinePassed   EntryType = "deadline-passed" // while the pivot was in flight
@@ -53,7 +56,7 @@ type Entry struct {
 	Generation int               `json:"g,omitempty"`
 	Attempt    int               `json:"a,omitempty"`
 	DueAt      time.Time         `json:"d,omitzero"`
-	StartAt    time.Time         `json:"start,omitzero"` // of the start: when the first steps may begin
+	StartAt    time.Time         `json:"start,omitzero"` // of the start, and where it was moved: when the first steps may begin
 	Lock       string            `json:"lock,omitempty"` // of the start: the key of the saga's lock
 	Result     json.RawMessage   `json:"r,omitempty"`
 	Error      *Failure          `json:"e,omitempty"`
@@ -97,6 +100,10 @@ func (s *State) apply(e Entry, steps int) {
 		s.Steps = slices.Repeat([]StepState{{Status: StepPending}}, steps)
 	case BecameDue:
 		s.StartAt = time.Time{}
+	case StartMoved:
+		s.StartAt, s.DeadlineAt = e.StartAt, e.DueAt
+	case DeadlineMoved:
+		s.DeadlineAt = e.DueAt
 	case LockGranted:
 		s.lockTo(LockHeld)
 	case TurnedBack:
@@ -190,6 +197,8 @@ func (st *StepState) apply(e Entry) {
 		st.DueAt, st.Waiting, st.Held, st.Error = e.DueAt, true, false, e.Error
 	case DeadlineExtended:
 		st.DueAt, st.Waiting, st.Held = e.DueAt, false, false
+	case TimerMoved:
+		st.DueAt = e.DueAt
 	case StepSkip:
 		st.settle(StepSkipped, nil)
 	case StepSuccess:

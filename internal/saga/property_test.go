@@ -85,7 +85,7 @@ func (l *laws) checkCommand(c saga.Command) {
 	l.t.Helper()
 	i := l.def.Index(c.Step)
 	step := l.def.Steps[i]
-	if l.state.Paused() || l.state.WaitsFor() != "" || l.now.Before(l.history[0].StartAt) {
+	if l.state.Paused() || l.state.WaitsFor() != "" {
 		l.t.Fatalf("%s was sent although the saga is paused, or waits for %q", c.Operation, l.state.WaitsFor())
 	}
 	// P5: one effect id is one effect, whichever attempt carries it.
@@ -270,7 +270,9 @@ func randomRequest(t *rapid.T, l *life) saga.Event {
 			step = s.Name
 		}
 	}
-	switch rapid.IntRange(0, 11).Draw(t, "request") {
+	switch rapid.IntRange(0, 13).Draw(t, "request") {
+	case 12, 13:
+		return randomReschedule(t, l)
 	case 0:
 		return saga.Abandon{Reason: "r", Actor: "a"}
 	case 4:
@@ -285,6 +287,16 @@ func randomRequest(t *rapid.T, l *life) saga.Event {
 	return saga.Resolve{
 		Step: step, Phase: draw(t, "phase", saga.Action, saga.Action, saga.Compensation), Reason: "r", Actor: "a",
 		Outcome: draw(t, "resolution", saga.ResolveSucceeded, saga.ResolveFailed, saga.ResolveSkipped),
+	}
+}
+
+// randomReschedule draws one of a saga's timers, or one that it does not have,
+// and a time to move it to.
+func randomReschedule(t *rapid.T, l *life) saga.Event {
+	timers := append(saga.Timers(l.def, l.state), saga.Timer{Awaited: saga.Awaited{Kind: saga.BackoffTimer, Step: "a", Phase: saga.Action, Attempt: 1}})
+	return saga.Reschedule{
+		Timer: rapid.SampledFrom(timers).Draw(t, "timer").Awaited, Reason: "r", Actor: "a",
+		At: draw(t, "moved to", time.Time{}, l.now.Add(-time.Minute), l.now, l.now.Add(time.Second), l.now.Add(time.Hour)),
 	}
 }
 

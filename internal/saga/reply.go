@@ -123,6 +123,10 @@ func (m *machine) tryAgain(i int, failure Failure, atLeast time.Duration) {
 	m.again(i, m.state.Steps[i].Generation, failure, atLeast)
 }
 
+// EffectLife is how long an effect is tried: as long as participants remember
+// it. One that has forgotten it could do it twice, and refuses it.
+const EffectLife = 7 * 24 * time.Hour
+
 // again schedules the next attempt, or gives the operation up: an action whose
 // outcome is unknown is compensated; past the point of no return, and for a
 // compensation, only a person can help.
@@ -133,8 +137,10 @@ func (m *machine) again(i, generation int, failure Failure, atLeast time.Duratio
 	if st.Phase == Compensation {
 		policy = step.CompensationRetry
 	}
-	if !settling && policy.allows(st.Attempt+1-st.spent()) {
-		delay := max(policy.backoff(m.state.ID, step.Name, st), atLeast)
+	delay := max(policy.backoff(m.state.ID, step.Name, st), atLeast)
+	if forgotten := generation == st.Generation && !st.IssuedAt.IsZero() && m.now.Add(delay).Sub(st.IssuedAt) > EffectLife; forgotten {
+		failure.Code, failure.Message = "expired", "tried for "+m.now.Sub(st.IssuedAt).String()+", the latest failure: "+failure.Code
+	} else if !settling && policy.allows(st.Attempt+1-st.spent()) {
 		m.record(Entry{Type: RetryScheduled, Step: i + 1, Phase: st.Phase, Generation: generation, Attempt: st.Attempt,
 			DueAt: m.now.Add(delay), Error: &failure})
 		return

@@ -172,6 +172,8 @@ const (
 	IllegalPaused         = "saga-paused"
 	IllegalNotUndone      = "saga-not-undone"
 	IllegalPivotStuck     = "pivot-stuck"
+	IllegalNoTimer        = "timer-gone"
+	IllegalTimerNeeded    = "timer-needed"
 )
 
 // Paused reports whether no command is issued until somebody resumes the saga.
@@ -203,10 +205,10 @@ func (s State) WakeAt() time.Time {
 	if s.Paused() {
 		return time.Time{}
 	}
-	if !s.StartAt.IsZero() { // the deadline comes later
-		return s.StartAt
-	}
 	wake := s.DeadlineAt
+	if at := s.StartAt; !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+		wake = at
+	}
 	for i := range s.Steps {
 		if due := s.Steps[i].DueAt; !due.IsZero() && (wake.IsZero() || due.Before(wake)) {
 			wake = due

@@ -141,6 +141,14 @@ func (s situation) happens(l *life) []struct {
 		}
 		rows = append(rows, row{"resolve `" + s.step + "` as " + string(o), saga.Resolve{Step: s.step, Phase: s.phase, Outcome: o}, l.now})
 	}
+	for _, timer := range saga.Timers(l.def, l.state) {
+		name := "the " + string(timer.Kind)
+		if timer.Step != "" {
+			name += " of `" + timer.Step + "`"
+		}
+		rows = append(rows, row{name + " is moved to now", saga.Reschedule{Timer: timer.Awaited, At: l.now}, l.now},
+			row{name + " is removed", saga.Reschedule{Timer: timer.Awaited}, l.now})
+	}
 	return append(rows, row{"pause", saga.Pause{}, l.now}, row{"resume", saga.Resume{}, l.now}, row{"abandon", saga.Abandon{}, l.now})
 }
 

@@ -189,6 +189,7 @@ const (
 	ProblemCodeStepNotStuck         ProblemCode = "step-not-stuck"
 	ProblemCodeStillDead            ProblemCode = "still-dead"
 	ProblemCodeStopping             ProblemCode = "stopping"
+	ProblemCodeTimerNeeded          ProblemCode = "timer-needed"
 	ProblemCodeUnknownDefinition    ProblemCode = "unknown-definition"
 	ProblemCodeUnknownParameter     ProblemCode = "unknown-parameter"
 	ProblemCodeUnsupportedMediaType ProblemCode = "unsupported-media-type"
@@ -250,6 +251,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeStillDead:
 		return true
 	case ProblemCodeStopping:
+		return true
+	case ProblemCodeTimerNeeded:
 		return true
 	case ProblemCodeUnknownDefinition:
 		return true
@@ -415,6 +418,30 @@ func (e StepStatus) Valid() bool {
 	case StepStatusSucceeded:
 		return true
 	case StepStatusUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TimerKind.
+const (
+	Backoff     TimerKind = "backoff"
+	Deadline    TimerKind = "deadline"
+	Start       TimerKind = "start"
+	StepTimeout TimerKind = "step-timeout"
+)
+
+// Valid indicates whether the value is a known member of the TimerKind enum.
+func (e TimerKind) Valid() bool {
+	switch e {
+	case Backoff:
+		return true
+	case Deadline:
+		return true
+	case Start:
+		return true
+	case StepTimeout:
 		return true
 	default:
 		return false
@@ -891,6 +918,16 @@ type Lock struct {
 
 // Moment defines model for Moment.
 type Moment = time.Time
+
+// MoveTimerRequest Either `fire_at` or `fire_now`.
+type MoveTimerRequest struct {
+	// FireAt At most 366 days ahead.
+	FireAt  *time.Time `json:"fire_at,omitempty"`
+	FireNow *bool      `json:"fire_now,omitempty"`
+
+	// Reason Kept in the saga's history.
+	Reason *Reason `json:"reason,omitempty"`
+}
 
 // Name Example: order
 type Name = string
@@ -1401,6 +1438,56 @@ type StepFailure struct {
 	Step Name `json:"step"`
 }
 
+// Timer defines model for Timer.
+type Timer struct {
+	Attempt *int32 `json:"attempt,omitempty"`
+
+	// Definition Example: order
+	Definition Name      `json:"definition"`
+	FireAt     time.Time `json:"fire_at"`
+	Generation *int32    `json:"generation,omitempty"`
+
+	// Id The saga's id and what it waits for.
+	//
+	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00.deadline
+	Id TimerID `json:"id"`
+
+	// Kind `start`: the saga begins. `deadline`: its deadline passes. `step-timeout`: an attempt is waited for no longer.
+	// `backoff`: the next attempt goes out.
+	Kind  TimerKind `json:"kind"`
+	Links Links     `json:"links"`
+
+	// Phase Which of the step's operations is meant, `action` or `compensation`.
+	Phase *string `json:"phase,omitempty"`
+
+	// SagaId A UUIDv7.
+	//
+	// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00
+	SagaId ID `json:"saga_id"`
+
+	// SagaVersion The version that the saga has; its entity tag.
+	SagaVersion int64 `json:"saga_version"`
+
+	// Step Example: order
+	Step *Name `json:"step,omitempty"`
+}
+
+// TimerID The saga's id and what it waits for.
+//
+// Example: 019aa1f0-5c1e-7b62-9d0a-3f6b1c2d4e00.deadline
+type TimerID = string
+
+// TimerKind `start`: the saga begins. `deadline`: its deadline passes. `step-timeout`: an attempt is waited for no longer.
+// `backoff`: the next attempt goes out.
+type TimerKind string
+
+// TimerList defines model for TimerList.
+type TimerList struct {
+	HasMore    bool    `json:"has_more"`
+	Items      []Timer `json:"items"`
+	NextCursor *string `json:"next_cursor,omitempty"`
+}
+
 // Version defines model for Version.
 type Version struct {
 	Commit *string `json:"commit,omitempty"`
@@ -1719,6 +1806,42 @@ type ResolveSagaStepParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListTimersParams defines parameters for ListTimers.
+type ListTimersParams struct {
+	// Saga Only those of this saga.
+	Saga *ID `form:"saga,omitempty" json:"saga,omitempty"`
+
+	// Definition Only those of sagas of this definition, of any version.
+	Definition *Name `form:"definition,omitempty" json:"definition,omitempty"`
+
+	// Kind Only those of this kind.
+	Kind *TimerKind `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// FireBefore Only those that fire before this time.
+	FireBefore *time.Time `form:"fire_before,omitempty" json:"fire_before,omitempty"`
+
+	// Limit The most items on a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor Where the page begins, `next_cursor` of the page before it. It fits only the filter it came from.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// RemoveTimerParams defines parameters for RemoveTimer.
+type RemoveTimerParams struct {
+	// Reason Kept in the saga's history.
+	Reason *Reason `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// MoveTimerParams defines parameters for MoveTimer.
+type MoveTimerParams struct {
+	// IfMatch Refuse the request if the saga is no longer at this version.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // StartBatchOperationJSONRequestBody defines body for StartBatchOperation for application/json ContentType.
 type StartBatchOperationJSONRequestBody = BatchRequest
 
@@ -1781,6 +1904,9 @@ type RetrySagaJSONRequestBody = RetryRequest
 
 // ResolveSagaStepJSONRequestBody defines body for ResolveSagaStep for application/json ContentType.
 type ResolveSagaStepJSONRequestBody = ResolveRequest
+
+// MoveTimerJSONRequestBody defines body for MoveTimer for application/json ContentType.
+type MoveTimerJSONRequestBody = MoveTimerRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1928,6 +2054,15 @@ type ServerInterface interface {
 	// ResolveSagaStep Say how a stuck step ended
 	// (POST /v1/sagas/{id}/steps/{step}/resolve)
 	ResolveSagaStep(w http.ResponseWriter, r *http.Request, id ID, step Name, params ResolveSagaStepParams)
+	// ListTimers List timers
+	// (GET /v1/timers)
+	ListTimers(w http.ResponseWriter, r *http.Request, params ListTimersParams)
+	// RemoveTimer Remove a deadline
+	// (DELETE /v1/timers/{id})
+	RemoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params RemoveTimerParams)
+	// MoveTimer Move a timer, or let it fire now
+	// (PATCH /v1/timers/{id})
+	MoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params MoveTimerParams)
 	// GetVersion What is running
 	// (GET /version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -2222,6 +2357,24 @@ func (_ Unimplemented) RetrySaga(w http.ResponseWriter, r *http.Request, id ID, 
 // ResolveSagaStep Say how a stuck step ended
 // (POST /v1/sagas/{id}/steps/{step}/resolve)
 func (_ Unimplemented) ResolveSagaStep(w http.ResponseWriter, r *http.Request, id ID, step Name, params ResolveSagaStepParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListTimers List timers
+// (GET /v1/timers)
+func (_ Unimplemented) ListTimers(w http.ResponseWriter, r *http.Request, params ListTimersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RemoveTimer Remove a deadline
+// (DELETE /v1/timers/{id})
+func (_ Unimplemented) RemoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params RemoveTimerParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// MoveTimer Move a timer, or let it fire now
+// (PATCH /v1/timers/{id})
+func (_ Unimplemented) MoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params MoveTimerParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -4218,6 +4371,217 @@ func (siw *ServerInterfaceWrapper) ResolveSagaStep(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// ListTimers operation middleware
+func (siw *ServerInterfaceWrapper) ListTimers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTimersParams
+
+	// ------------- Optional query parameter "saga" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "saga", r.URL.Query(), &params.Saga, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "saga"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "saga", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "definition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "definition", r.URL.Query(), &params.Definition, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "definition"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "definition", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "fire_before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "fire_before", r.URL.Query(), &params.FireBefore, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "fire_before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "fire_before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTimers(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveTimer operation middleware
+func (siw *ServerInterfaceWrapper) RemoveTimer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TimerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveTimerParams
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", r.URL.Query(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "reason"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "reason", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveTimer(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// MoveTimer operation middleware
+func (siw *ServerInterfaceWrapper) MoveTimer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id TimerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MoveTimerParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.MoveTimer(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetVersion operation middleware
 func (siw *ServerInterfaceWrapper) GetVersion(w http.ResponseWriter, r *http.Request) {
 
@@ -4464,6 +4828,15 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/definitions/{name}/undeprecate", wrapper.UndeprecateDefinition)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/timers", wrapper.ListTimers)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/timers/{id}", wrapper.RemoveTimer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Patch(options.BaseURL+"/v1/timers/{id}", wrapper.MoveTimer)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/livez", wrapper.GetLiveness)
@@ -11100,6 +11473,460 @@ func (response ResolveSagaStep503ApplicationProblemPlusJSONResponse) VisitResolv
 	return err
 }
 
+type ListTimersRequestObject struct {
+	Params ListTimersParams
+}
+
+type ListTimersResponseObject interface {
+	VisitListTimersResponse(w http.ResponseWriter) error
+}
+
+type ListTimers200ResponseHeaders struct {
+	Link       *string
+	XRequestId *string
+}
+
+type ListTimers200JSONResponse struct {
+	Body    TimerList
+	Headers ListTimers200ResponseHeaders
+}
+
+func (response ListTimers200JSONResponse) VisitListTimersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTimers400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListTimers400ApplicationProblemPlusJSONResponse) VisitListTimersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTimers500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListTimers500ApplicationProblemPlusJSONResponse) VisitListTimersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTimers503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListTimers503ApplicationProblemPlusJSONResponse) VisitListTimersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimerRequestObject struct {
+	Id     TimerID `json:"id"`
+	Params RemoveTimerParams
+}
+
+type RemoveTimerResponseObject interface {
+	VisitRemoveTimerResponse(w http.ResponseWriter) error
+}
+
+type RemoveTimer204ResponseHeaders struct {
+	ETag       *string
+	XRequestId *string
+}
+
+type RemoveTimer204Response struct {
+	Headers RemoveTimer204ResponseHeaders
+}
+
+func (response RemoveTimer204Response) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveTimer400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer400ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimer404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer404ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimer409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer409ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimer412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer412ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimer500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer500ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveTimer503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveTimer503ApplicationProblemPlusJSONResponse) VisitRemoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimerRequestObject struct {
+	Id     TimerID `json:"id"`
+	Params MoveTimerParams
+	Body   *MoveTimerJSONRequestBody
+}
+
+type MoveTimerResponseObject interface {
+	VisitMoveTimerResponse(w http.ResponseWriter) error
+}
+
+type MoveTimer200ResponseHeaders struct {
+	ETag       *string
+	XRequestId *string
+}
+
+type MoveTimer200JSONResponse struct {
+	Body    Timer
+	Headers MoveTimer200ResponseHeaders
+}
+
+func (response MoveTimer200JSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer400ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer404ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer409ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer412ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer413ApplicationProblemPlusJSONResponse struct {
+	PayloadTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer413ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer415ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer422ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer500ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MoveTimer503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response MoveTimer503ApplicationProblemPlusJSONResponse) VisitMoveTimerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetVersionRequestObject struct {
 }
 
@@ -11315,6 +12142,15 @@ type StrictServerInterface interface {
 	// ResolveSagaStep Say how a stuck step ended
 	// (POST /v1/sagas/{id}/steps/{step}/resolve)
 	ResolveSagaStep(ctx context.Context, request ResolveSagaStepRequestObject) (ResolveSagaStepResponseObject, error)
+	// ListTimers List timers
+	// (GET /v1/timers)
+	ListTimers(ctx context.Context, request ListTimersRequestObject) (ListTimersResponseObject, error)
+	// RemoveTimer Remove a deadline
+	// (DELETE /v1/timers/{id})
+	RemoveTimer(ctx context.Context, request RemoveTimerRequestObject) (RemoveTimerResponseObject, error)
+	// MoveTimer Move a timer, or let it fire now
+	// (PATCH /v1/timers/{id})
+	MoveTimer(ctx context.Context, request MoveTimerRequestObject) (MoveTimerResponseObject, error)
 	// GetVersion What is running
 	// (GET /version)
 	GetVersion(ctx context.Context, request GetVersionRequestObject) (GetVersionResponseObject, error)
@@ -12789,6 +13625,93 @@ func (sh *strictHandler) ResolveSagaStep(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResolveSagaStepResponseObject); ok {
 		if err := validResponse.VisitResolveSagaStepResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListTimers operation middleware
+func (sh *strictHandler) ListTimers(w http.ResponseWriter, r *http.Request, params ListTimersParams) {
+	var request ListTimersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTimers(ctx, request.(ListTimersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTimers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTimersResponseObject); ok {
+		if err := validResponse.VisitListTimersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RemoveTimer operation middleware
+func (sh *strictHandler) RemoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params RemoveTimerParams) {
+	var request RemoveTimerRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveTimer(ctx, request.(RemoveTimerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveTimer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RemoveTimerResponseObject); ok {
+		if err := validResponse.VisitRemoveTimerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// MoveTimer operation middleware
+func (sh *strictHandler) MoveTimer(w http.ResponseWriter, r *http.Request, id TimerID, params MoveTimerParams) {
+	var request MoveTimerRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	var body MoveTimerJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.MoveTimer(ctx, request.(MoveTimerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "MoveTimer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(MoveTimerResponseObject); ok {
+		if err := validResponse.VisitMoveTimerResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
