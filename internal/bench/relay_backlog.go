@@ -22,6 +22,8 @@ const (
 
 	backlogWriters = 4
 	backlogRows    = 100 // in a transaction
+
+	storePatience = 5 * time.Minute // on a busy machine the first look at millions of messages takes a while
 )
 
 // box is a database with an outbox.
@@ -157,7 +159,7 @@ func (r *relayRun) startRelay(ctx context.Context, b *box, publishing func()) (*
 // it took the last.
 func (r *relayRun) awaitStored(ctx context.Context, n int) (time.Time, error) {
 	stored := uint64(0)
-	for late := time.Now().Add(time.Minute); ; {
+	for late := time.Now().Add(storePatience); ; {
 		info, err := r.stream.Info(ctx)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("look at the stream: %w", err)
@@ -167,9 +169,9 @@ func (r *relayRun) awaitStored(ctx context.Context, n int) (time.Time, error) {
 		case now >= uint64(n):
 			return info.State.LastTime, nil
 		case now > stored:
-			stored, late = now, time.Now().Add(time.Minute)
+			stored, late = now, time.Now().Add(storePatience)
 		case time.Now().After(late):
-			return time.Time{}, fmt.Errorf("%d of %d messages came, and no more for a minute", now, n)
+			return time.Time{}, fmt.Errorf("%d of %d messages came, and no more for %s", now, n, storePatience)
 		}
 		if err := wait(ctx, 10*time.Millisecond); err != nil {
 			return time.Time{}, err
