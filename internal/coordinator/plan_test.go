@@ -134,8 +134,8 @@ func TestAPageThatLookedAtEnoughSaysWhereToGoOn(t *testing.T) {
 	const sql = `
 		INSERT INTO saga (id, definition_id, version, status, state, input, command_xid, wake_at, created_at, updated_at)
 		SELECT (lpad(to_hex(1767225600000 + n), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, 1, 3,
-		       CASE WHEN n IN (7, 11000, 24000) THEN 'abandoned' ELSE 'completed' END, '{"steps":[]}', '{}', pg_current_xact_id(), now(), now(), now()
-		FROM generate_series(1, 25000) n`
+		       CASE WHEN n IN (7, 11000, 24000) THEN 'abandoned' ELSE 'completed' END, '{"steps":[]}', '{}', pg_current_xact_id(), now() AS wake_at, at, at
+		FROM generate_series(1, 25000) n, now() AS at`
 	const definition = `INSERT INTO definition (name, version, digest, source, created_at) VALUES ('order', 1, 'd', '{}', now())`
 	for _, sql := range []string{definition, sql} {
 		if _, err := pool.Exec(t.Context(), sql); err != nil {

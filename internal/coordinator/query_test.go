@@ -3,11 +3,11 @@ package coordinator_test
 import (
 	"context"
 	"encoding/json"
-	"github.com/google/go-cmp/cmp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/skald-saga/skald/internal/coordinator"

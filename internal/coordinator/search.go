@@ -32,12 +32,16 @@ type SagaFilter struct {
 // Span is a stretch of time: From is in it, To is not. Zero: it has no such end.
 type Span struct{ From, To time.Time }
 
-// ByKey, ByLabel and ByInput are what sagas are found by: their key, one of
-// their labels, and what their definition's `search` takes from their input.
+// ByKey selects sagas with a key.
 func ByKey(key string) saga.Attribute { return saga.Attribute{Name: "key", Value: key} }
+
+// ByLabel selects sagas with a label.
 func ByLabel(name, value string) saga.Attribute {
 	return saga.Attribute{Name: "label." + name, Value: value}
 }
+
+// ByInput selects sagas by what their definition's `search` takes from their
+// input; the path is without `input.`.
 func ByInput(path, value string) saga.Attribute {
 	return saga.Attribute{Name: "attr." + path, Value: value}
 }

@@ -226,7 +226,9 @@ func badSagas() []badInput {
 		body("a start time of long ago", `{"definition": "order", "input": {}, "start_at": "2001-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
 		body("a start time that is too far", `{"definition": "order", "input": {}, "start_at": "9999-01-01T00:00:00Z"}`, 422, api.ProblemCodeInputInvalid, "#/start_at"),
 		body("a start time that is a number", `{"definition": "order", "input": {}, "start_at": 1}`, 400, bad, "#/start_at"),
-		body("a member that comes later", `{"definition": "order", "input": {}, "colour": {}}`, 400, bad, "#/colour"),
+		body("a member that nobody knows", `{"definition": "order", "input": {}, "colour": {}}`, 400, bad, "#/colour"),
+		body("a label that is a number", `{"definition": "order", "input": {}, "labels": {"team": 1}}`, 400, bad, "#/labels/team"),
+		body("a key that is nothing", `{"definition": "order", "input": {}, "key": ""}`, 400, bad, "#/key"),
 	}
 }
 

@@ -99,7 +99,7 @@ func (f *form) line(path []string) int {
 	return f.lines[""]
 }
 
-func (f *form) bad(n *yaml.Node, path []string, format string, args ...any) {
+func (f *form) badf(n *yaml.Node, path []string, format string, args ...any) {
 	f.problems = append(f.problems, Problem{n.Line, slices.Clone(path), fmt.Sprintf(format, args...)})
 }
 
@@ -107,7 +107,7 @@ func (f *form) bad(n *yaml.Node, path []string, format string, args ...any) {
 func (f *form) check(n *yaml.Node, t reflect.Type, path []string) {
 	if f.looked++; f.looked > maxLooks {
 		if f.looked == maxLooks+1 {
-			f.bad(n, path, "there is too much of it: with its aliases, more than %d parts", maxLooks)
+			f.badf(n, path, "there is too much of it: with its aliases, more than %d parts", maxLooks)
 		}
 		return
 	}
@@ -124,7 +124,7 @@ func (f *form) check(n *yaml.Node, t reflect.Type, path []string) {
 	switch {
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()):
 		if err := n.Decode(reflect.New(t).Interface()); err != nil {
-			f.bad(n, path, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+			f.badf(n, path, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
 			return
 		}
 		f.mark(n, path)
@@ -139,7 +139,7 @@ func (f *form) check(n *yaml.Node, t reflect.Type, path []string) {
 			f.check(n.Content[i+1], t.Elem(), append(path, n.Content[i].Value))
 		}
 	case n.Kind != yaml.ScalarNode, n.Decode(reflect.New(t).Interface()) != nil:
-		f.bad(n, path, "want %s", wanted(t))
+		f.badf(n, path, "want %s", wanted(t))
 	}
 }
 
@@ -173,13 +173,13 @@ func (f *form) fields(n *yaml.Node, t reflect.Type, path []string, seen map[stri
 			continue
 		}
 		if line, twice := seen[name.Value]; twice {
-			f.bad(name, append(path, name.Value), "mapping key %q already defined at line %d", name.Value, line)
+			f.badf(name, append(path, name.Value), "mapping key %q already defined at line %d", name.Value, line)
 			continue
 		}
 		seen[name.Value] = name.Line
 		field, known := fieldOf(t, name.Value)
 		if !known {
-			f.bad(name, append(path, name.Value), "unknown field %q", name.Value)
+			f.badf(name, append(path, name.Value), "unknown field %q", name.Value)
 			continue
 		}
 		f.check(value, field.Type, append(path, name.Value))
@@ -194,7 +194,7 @@ func (f *form) merge(n *yaml.Node, t reflect.Type, path []string) {
 	f.merged++
 	switch {
 	case f.merged == maxMerges:
-		f.bad(n, path, "there are too many merges: with aliases, more than %d", maxMerges)
+		f.badf(n, path, "there are too many merges: with aliases, more than %d", maxMerges)
 	case f.merged > maxMerges: // that was said
 	case n.Kind == yaml.MappingNode:
 		f.fields(n, t, path, map[string]int{})
@@ -203,7 +203,7 @@ func (f *form) merge(n *yaml.Node, t reflect.Type, path []string) {
 			f.merge(each, t, path)
 		}
 	default:
-		f.bad(n, path, "want %s to merge", wanted(t))
+		f.badf(n, path, "want %s to merge", wanted(t))
 	}
 }
 

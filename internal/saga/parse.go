@@ -109,7 +109,7 @@ func Parse(text []byte, checks ...func(*Definition) []Problem) (*Definition, err
 // problems are gathered while a document is taken apart.
 type problems []Problem
 
-func (ps *problems) add(field, format string, args ...any) {
+func (ps *problems) addf(field, format string, args ...any) {
 	detail := fmt.Sprintf(format, args...)
 	*ps = append(*ps, Problem{Path: []string{field}, Detail: field + ": " + detail})
 }
@@ -118,44 +118,44 @@ func (doc document) definition() (*Definition, []Problem) {
 	var ps problems
 	d := &Definition{Name: doc.Name, Deadline: time.Duration(doc.Deadline), OnDeadline: doc.OnDeadline, OnStuck: doc.OnStuck, MaxParallel: doc.MaxParallel, Events: doc.Events}
 	if !validName(doc.Name) {
-		ps.add("name", "must match [a-z0-9-]+ and have at most 64 characters")
+		ps.addf("name", "must match [a-z0-9-]+ and have at most 64 characters")
 	}
 	switch {
 	case d.OnDeadline == "":
 		d.OnDeadline = DeadlineCompensates
 	case d.OnDeadline != DeadlineCompensates && d.OnDeadline != DeadlineSuspends:
-		ps.add("on_deadline", "must be compensate or suspend")
+		ps.addf("on_deadline", "must be compensate or suspend")
 	case doc.Deadline == 0:
-		ps.add("on_deadline", "needs a deadline")
+		ps.addf("on_deadline", "needs a deadline")
 	}
 	if d.MaxParallel < 0 || d.MaxParallel > MaxSteps {
-		ps.add("max_parallel", "must be 1 to %d, or left out for no limit", MaxSteps)
+		ps.addf("max_parallel", "must be 1 to %d, or left out for no limit", MaxSteps)
 	}
 	var err error
 	if d.lock, err = compile(atStart, doc.Lock, aText); err != nil {
-		ps.add("lock", "%v", err)
+		ps.addf("lock", "%v", err)
 	}
 	switch d.OnStuck {
 	case "":
 		d.OnStuck = StuckWaits
 	case StuckWaits, StuckContinues:
 	default:
-		ps.add("on_stuck", "must be wait or continue")
+		ps.addf("on_stuck", "must be wait or continue")
 	}
 	switch d.Events {
 	case "":
 		d.Events = EventsTerminal
 	case EventsNone, EventsTerminal, EventsAll:
 	default:
-		ps.add("events", "must be none, terminal or all")
+		ps.addf("events", "must be none, terminal or all")
 	}
 	if len(doc.InputSchema) > 0 && doc.InputSchema[0] != '{' {
-		ps.add("input_schema", "must be a JSON Schema, written as named fields")
+		ps.addf("input_schema", "must be a JSON Schema, written as named fields")
 	}
 	d.InputSchema, d.Search = json.RawMessage(doc.InputSchema), doc.Search
-	searchable(doc.Search, ps.add)
+	searchable(doc.Search, ps.addf)
 	if len(doc.Steps) == 0 || len(doc.Steps) > MaxSteps {
-		ps.add("steps", "a saga has 1 to %d", MaxSteps)
+		ps.addf("steps", "a saga has 1 to %d", MaxSteps)
 	}
 	for i, ds := range doc.Steps {
 		step, found := ds.step(d, i)
@@ -176,7 +176,7 @@ func (p Problem) inStep(i int, name string) Problem {
 
 func (ds documentStep) step(d *Definition, i int) (Step, []Problem) {
 	var ps problems
-	bad := ps.add
+	bad := ps.addf
 	s := Step{
 		Name: ds.Name, Participant: ds.Participant, Action: ds.Action, Compensation: ds.Compensation, Kind: ds.Kind,
 		Timeout: time.Duration(ds.Timeout), MaxDuration: time.Duration(ds.MaxDuration),
