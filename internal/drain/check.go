@@ -224,8 +224,7 @@ func (m *Mapping) weaknesses(ctx context.Context, pool *pgxpool.Pool, t table) (
 		{`SELECT g.tgname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
 		  WHERE g.tgrelid = $1::bigint::oid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND p.prosrc ~* '\mnotify\M|\mpg_notify\M' ORDER BY 1`,
 			"trigger %s uses NOTIFY: all commits of the database that do wait for each other"},
-		{`SELECT CASE WHEN setdatabase = 0 THEN 'role ' || setrole::regrole ELSE 'database ' || current_database()
-		         || CASE WHEN setrole = 0 THEN '' ELSE ', role ' || setrole::regrole END END
+		{`SELECT concat_ws(', ', 'database ' || (SELECT datname FROM pg_database d WHERE d.oid = setdatabase), 'role ' || nullif(setrole, 0)::regrole)
 		  FROM pg_db_role_setting WHERE 'synchronous_commit=off' = ANY (setconfig) AND $1::bigint > 0
 		    AND (setdatabase = 0 OR setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
 		  UNION ALL

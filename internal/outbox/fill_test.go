@@ -45,3 +45,15 @@ func TestWhatWaitsIsEstimated(t *testing.T) {
 		SELECT -i, 0, 'p', gen_random_uuid(), 's', '{}', '', now(), 'full' FROM generate_series(1, 9) i`)
 	wantFill(t, pool, "and parked", 509, 400_000, 800_000)
 }
+
+// P11: lanes share what waits.
+func TestWhatWaitsIsEstimatedOverLanes(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Postgres(t)
+	execute(t, pool, `SELECT outbox_set_lanes(4)`)
+	execute(t, pool, `INSERT INTO outbox (key, subject, payload) SELECT 'k' || i % 97, 's.a', 'p' FROM generate_series(1, 1000) i`)
+	wantFill(t, pool, "written", 1000, 100_000, 300_000)
+	relay := newStepper(t, pool)
+	relay.drain(t)
+	wantFill(t, pool, "published", 0, 0, 0)
+}
