@@ -110,9 +110,17 @@ func (tx *transaction) reply(r *row, reply wire.Reply) (ignored string, err erro
 		return "", err
 	}
 	r.staleSeen = append(r.staleSeen, staleReply{
-		At: tx.now, EffectID: reply.EffectID.String(), Attempt: reply.Attempt, Outcome: string(reply.Outcome), Reason: decision.Ignored,
+		At: tx.now, EffectID: reply.EffectID.String(), Attempt: reply.Attempt, Outcome: said(reply), Reason: decision.Ignored,
 	})
 	return decision.Ignored, nil
+}
+
+// said is a reply in a word.
+func said(r wire.Reply) string {
+	if r.Undeliverable {
+		return "undeliverable"
+	}
+	return string(r.Outcome)
 }
 
 func (tx *transaction) bury(d Delivery, reason string) {
@@ -127,7 +135,14 @@ func (tx *transaction) bury(d Delivery, reason string) {
 	tx.dead = append(tx.dead, deadLetter{at: tx.now, subject: d.Subject, headers: headers, payload: body, reason: reason})
 }
 
-func event(r wire.Reply) saga.Reply {
+func event(r wire.Reply) saga.Event {
+	if r.Undeliverable {
+		u := saga.Undeliverable{Step: r.EffectID.Step, Phase: saga.Phase(r.EffectID.Phase), Generation: r.EffectID.Generation, Attempt: r.Attempt}
+		if r.Failure != nil {
+			u.Reason = r.Failure.Message
+		}
+		return u
+	}
 	ev := saga.Reply{
 		Step: r.EffectID.Step, Phase: saga.Phase(r.EffectID.Phase), Generation: r.EffectID.Generation, Attempt: r.Attempt,
 		Outcome: saga.Outcome(r.Outcome), Result: r.Body, RetryAfter: r.RetryAfter, Extend: r.Extend,

@@ -102,6 +102,9 @@ func setAside(ctx context.Context, tx pgx.Tx, out []aside) error {
 			INSERT INTO `+table+` (seq, lane, key, msg_id, subject, headers, payload, created_at, error)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (seq) DO NOTHING`,
 			a.row.Seq, a.row.Lane, a.row.Key, a.row.MsgID, a.row.Subject, string(a.row.Headers), a.row.Payload, a.row.CreatedAt, a.err.Error())
+		if notice, wanted := undeliverable(a); wanted {
+			Queue(b, []Message{notice})
+		}
 	}
 	return tx.SendBatch(ctx, b).Close()
 }

@@ -120,6 +120,37 @@ func TestAPoisonedMessageBecomesADeadLetter(t *testing.T) {
 	}
 }
 
+// Whoever waits for an answer to a message that becomes a dead letter is told, in
+// the transaction that makes it one: once, in the key's order.
+func TestADeadLettersReaderIsTold(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Postgres(t)
+	execute(t, pool, `INSERT INTO outbox (key, subject, headers, payload) VALUES
+		('k', 'bad', '{"ce-replyto": "r.0", "ce-effectid": "s/a/action", "ce-attempt": "2", "ce-type": "x", "other": "y"}', ''),
+		('k', 'bad', '{}', ''), ('k', 'good', '{"ce-replyto": "r.0"}', '')`)
+	relay := newStepper(t, pool)
+	relay.broker.answer = func(rows []Row) []Result {
+		results := make([]Result, len(rows))
+		for i, r := range rows {
+			if r.Subject == "bad" {
+				results[i] = Result{Err: errors.New("never"), Poison: true}
+			}
+		}
+		return results
+	}
+	relay.drain(t)
+	wantSubjects(t, "published", relay.broker.subjects(), "good", "r.0")
+	got := ask[string](t, pool, `SELECT key || (headers::jsonb - 'ce-source')::text || convert_from(payload, 'UTF8') FROM outbox WHERE subject = 'r.0'`)
+	const want = `k{"ce-type": "skald.undeliverable.v1", "ce-attempt": "2", "ce-effectid": "s/a/action", "content-type": "application/json"}` +
+		`{"code":"undeliverable","message":"never"}`
+	if got != want {
+		t.Errorf("it is told\n%s, want\n%s", got, want)
+	}
+	if !ask[bool](t, pool, `SELECT bool_and(d.xmin = o.xmin) FROM outbox_dead d, outbox o WHERE o.subject = 'r.0'`) {
+		t.Error("not in the transaction of the dead letter")
+	}
+}
+
 // P9: two relays at once may publish twice, but neither can move the position
 // past what was not published, nor back.
 func TestTwoRelaysCannotMoveThePositionPastWhatIsUnpublished(t *testing.T) {

@@ -69,6 +69,8 @@ func Advance(def *Definition, s State, ev Event, now time.Time, held ...string) 
 		ignored = m.reply(ev)
 	case Granted:
 		ignored = m.granted()
+	case Undeliverable:
+		ignored = m.undeliverable(ev)
 	case Tick:
 		ignored = m.tick(ev)
 	case Cancel:

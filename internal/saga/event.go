@@ -18,7 +18,7 @@ const (
 	OutcomeUnknown Outcome = "unknown"
 )
 
-// Event is what may happen to a saga: a [Reply], a [Tick], a [Granted], or an operator's
+// Event is what may happen to a saga: a [Reply], an [Undeliverable], a [Tick], a [Granted], or an operator's
 // request: [Cancel], [TryNow], [Resolve], [Abandon], [Pause], [Resume] or [Reschedule].
 type Event interface{ event() }
 
@@ -34,6 +34,16 @@ type Reply struct {
 	Failure    *Failure
 	RetryAfter time.Duration // Retry: wait at least this long
 	Extend     time.Duration // InProgress: wait this long from now; 0: the step's timeout
+}
+
+// Undeliverable says that the command of an attempt will never reach its
+// participant: the broker cannot take it. Participants cannot say so.
+type Undeliverable struct {
+	Step       string
+	Phase      Phase
+	Generation int
+	Attempt    int
+	Reason     string
 }
 
 // Publication says whether the saga's latest commands have left the outbox.
@@ -95,12 +105,13 @@ type Pause struct{ Reason, Actor string }
 // Resume ends a pause.
 type Resume struct{ Reason, Actor string }
 
-func (Reply) event()   {}
-func (Tick) event()    {}
-func (Granted) event() {}
-func (Cancel) event()  {}
-func (TryNow) event()  {}
-func (Resolve) event() {}
-func (Abandon) event() {}
-func (Pause) event()   {}
-func (Resume) event()  {}
+func (Undeliverable) event() {}
+func (Reply) event()         {}
+func (Tick) event()          {}
+func (Granted) event()       {}
+func (Cancel) event()        {}
+func (TryNow) event()        {}
+func (Resolve) event()       {}
+func (Abandon) event()       {}
+func (Pause) event()         {}
+func (Resume) event()        {}

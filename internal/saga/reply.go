@@ -145,6 +145,12 @@ func (m *machine) again(i, generation int, failure Failure, atLeast time.Duratio
 			DueAt: m.now.Add(delay), Error: &failure})
 		return
 	}
+	m.giveUp(i, generation, failure)
+}
+
+// giveUp ends an operation of which nobody knows whether it has happened.
+func (m *machine) giveUp(i, generation int, failure Failure) {
+	step, st := m.def.Steps[i], m.state.Steps[i]
 	if st.Phase == Compensation || step.Kind != Compensatable {
 		help := Entry{Type: StepNeedsHelp, Step: i + 1, Phase: st.Phase, Attempt: st.Attempt, Error: &failure}
 		if generation > st.Generation {
@@ -154,9 +160,37 @@ func (m *machine) again(i, generation int, failure Failure, atLeast time.Duratio
 		return
 	}
 	m.record(Entry{Type: StepGivenUp, Step: i + 1, Phase: Action, Attempt: st.Attempt, Error: &failure})
-	if !settling {
+	if m.state.Cause == nil {
 		m.turnBack(Failure{Code: failure.Code, Message: failure.Message, Step: step.Name})
 	}
+}
+
+// undeliverable handles a command that no participant will ever see. If it was
+// the first of its operation nothing has happened, which is as good as a
+// definitive no; else nobody knows what an earlier one has done.
+func (m *machine) undeliverable(u Undeliverable) (ignored string) {
+	i := m.def.Index(u.Step)
+	if i < 0 {
+		return fmt.Sprintf("the definition has no step %q", u.Step)
+	}
+	st := m.state.Steps[i]
+	awaited, _ := awaits(st, u.Phase)
+	switch {
+	case m.state.Status.Ended():
+		return "the saga is " + string(m.state.Status)
+	case !awaited:
+		return fmt.Sprintf("the step is %s", st.Status)
+	case u.Generation != st.Generation:
+		return fmt.Sprintf("generation %d is awaited", st.Generation)
+	case u.Attempt != st.Attempt || st.Waiting:
+		return "another attempt is awaited"
+	}
+	failure := Failure{Code: "undeliverable", Message: u.Reason, Step: u.Step}
+	if u.Phase == Action && m.def.Steps[i].Kind != Retriable && st.Attempt == 1 {
+		return m.fail(i, Reply{Step: u.Step, Phase: Action, Attempt: u.Attempt, Failure: &failure})
+	}
+	m.giveUp(i, st.Generation, failure)
+	return ""
 }
 
 // extend moves the deadline of the current attempt, at most to MaxDuration

@@ -123,6 +123,9 @@ func (s situation) happens(l *life) []struct {
 		}
 		rows = append(rows, row{"`" + s.step + "` " + string(s.phase) + ": `" + string(o) + "`", r, l.now})
 	}
+	if s.step != "" {
+		rows = append(rows, row{"… its command cannot be published", undeliverable(l.command(s.step, s.phase)), l.now})
+	}
 	due := l.now
 	if at := l.state.WakeAt(); !at.IsZero() {
 		due = at

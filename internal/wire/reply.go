@@ -27,6 +27,10 @@ type Reply struct {
 	Failure    *Failure        // when Failed or Retry; nil if nothing was said
 	RetryAfter time.Duration   // when Retry
 	Extend     time.Duration   // when InProgress
+
+	// Undeliverable says that this is no participant's answer, but a relay's
+	// word that the command cannot be published. There is no outcome then.
+	Undeliverable bool
 }
 
 // replyBody is the body of every reply but a successful one.
@@ -78,7 +82,8 @@ func (r Reply) Payload() []byte {
 	return b
 }
 
-// DecodeReply reads a reply. Required are ce-effectid and ce-outcome; all else
+// DecodeReply reads a reply, or a relay's word that a command cannot be
+// published. Required are ce-effectid and ce-outcome; all else
 // is optional. An error means a breach of protocol: the reply must become a
 // dead letter, never a guess.
 func DecodeReply(h map[string][]string, body []byte) (Reply, error) {
@@ -102,6 +107,12 @@ func DecodeReply(h map[string][]string, body []byte) (Reply, error) {
 		return Reply{}, errors.New("body: not JSON")
 	case depth(body) > MaxDepth:
 		return Reply{}, fmt.Errorf("body: nested deeper than %d", MaxDepth)
+	}
+	if r.Undeliverable = get(h, HeaderType) == TypeUndeliverable; r.Undeliverable {
+		if r.Outcome != "" {
+			return Reply{}, fmt.Errorf("%s: a relay knows none", HeaderOutcome)
+		}
+		return r, r.decodeBody(body)
 	}
 	switch r.Outcome {
 	case Succeeded:

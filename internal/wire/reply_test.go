@@ -211,3 +211,25 @@ func FuzzDecodeReply(f *testing.F) {
 		}
 	})
 }
+
+// A relay's word of a command that it cannot publish comes the same way as the
+// replies, and is none: participants have no such outcome.
+func TestARelaysWordIsNoOutcome(t *testing.T) {
+	t.Parallel()
+	r := wire.Reply{EffectID: effect(wire.Action, 1), Attempt: 2}
+	h := r.Header()
+	delete(h, wire.HeaderOutcome)
+	h[wire.HeaderType] = []string{wire.TypeUndeliverable}
+	got, err := wire.DecodeReply(h, []byte(`{"code": "undeliverable", "message": "too large"}`))
+	if err != nil || !got.Undeliverable || got.Attempt != 2 || got.EffectID != r.EffectID || got.Failure.Message != "too large" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	h[wire.HeaderOutcome] = []string{"failed"}
+	if _, err := wire.DecodeReply(h, nil); err == nil {
+		t.Error("a relay that knows the outcome was believed")
+	}
+	h[wire.HeaderType], h[wire.HeaderOutcome] = []string{wire.TypeReply}, []string{"undeliverable"}
+	if _, err := wire.DecodeReply(h, nil); err == nil {
+		t.Error("a participant said undeliverable and was believed")
+	}
+}

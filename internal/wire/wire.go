@@ -45,8 +45,10 @@ const (
 	TypeCommand = "skald.command.v1"
 	TypeReply   = "skald.reply.v1"
 	TypeEvent   = "skald.event.v1"
-	Source      = "/skald"
-	ContentType = "application/json"
+
+	TypeUndeliverable = "skald.undeliverable.v1" // what a relay says of a command that no stream will take
+	Source            = "/skald"
+	ContentType       = "application/json"
 )
 
 // Phase says which of a step's two operations is meant.
