@@ -32,6 +32,7 @@ func (c *runCmd) Run(ctx context.Context, out program.Streams) error {
 		usage: outbox.ErrNoOutbox,
 		publish: func(ctx context.Context, t tools) error {
 			t.log.Info("publishing the outbox")
+			outbox.NewState(t.pool, t.registry)
 			relay := &outbox.Relay{
 				Pool: t.pool, Publisher: t.publisher, Log: t.log, Wake: t.wake, Freed: t.freed, Metrics: outbox.NewMetrics(t.registry),
 				Retain: c.Retain, Lease: c.Lease,

@@ -129,6 +129,7 @@ func (e *engine) start(ctx, work context.Context, g *errgroup.Group, c *coordina
 		relay := &outbox.Relay{
 			Pool: e.pool, Publisher: publisher, Log: e.log, Wake: wake, Freed: e.waker.Now, Metrics: outbox.NewMetrics(e.registry),
 		}
+		outbox.NewState(e.pool, e.registry)
 		g.Go(func() error { return relay.Run(work) })
 	}
 	e.started.Store(true)

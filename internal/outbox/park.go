@@ -129,6 +129,7 @@ func (r *Relay) retry(ctx context.Context, rd *reader) (int, error) {
 		rows[i] = page[i].row
 	}
 	results := r.Publisher.Publish(ctx, rows)
+	r.Metrics.offer(results)
 	gone, dead, failed := pk.sweep.judge(page, results)
 	for i, res := range results {
 		if res.Err == nil || res.Poison {

@@ -98,7 +98,7 @@ func (r *Relay) Run(ctx context.Context) error {
 
 func (r *Relay) newReader() *reader {
 	l := &lease{pool: r.Pool, owner: ownerName(), ttl: cmp.Or(r.Lease, defaultLease)}
-	rd := &reader{pool: r.Pool, lease: l, limits: r.limits}
+	rd := &reader{pool: r.Pool, lease: l, limits: r.limits, guard: r.Metrics.guard}
 	if rd.limits == (limits{}) {
 		rd.limits = defaultLimits
 	}
@@ -123,6 +123,7 @@ func (r *Relay) loop(ctx context.Context, rd *reader) {
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errMoved), errors.Is(err, errLapsed): // nothing is wrong: somebody else is at work
+			r.Metrics.fenced.Inc()
 			r.Log.DebugContext(ctx, "another relay was faster", "err", err, "retry_in", backoff)
 			wait(ctx, nil, backoff)
 			backoff = min(2*backoff, backoffMost)
@@ -237,6 +238,8 @@ func (r *Relay) pass(ctx context.Context, rd *reader) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	r.Metrics.page.Observe(float64(len(p.rows)))
+	r.Metrics.offer(results)
 	done, out, publishErr := judge(p.rows, results, rd.mayPark(results, time.Now()))
 	r.observe(p.rows[:done], results[:done])
 	if done == 0 {

@@ -59,6 +59,7 @@ func (g *ring) keep(ctx context.Context, moves int) {
 		g.log.InfoContext(ctx, "turned the outbox ring")
 	case outcome != notDue:
 		g.metrics.turns.WithLabelValues("skipped").Inc()
+		g.metrics.skips.WithLabelValues(skipReasons[outcome]).Inc()
 		g.log.DebugContext(ctx, "the outbox ring cannot be turned yet", "reason", string(outcome))
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // reader reads the outbox window by window: the rows that are visible in
@@ -41,6 +42,7 @@ type reader struct {
 	moves    int           // how often we moved a position
 	limit    time.Duration // of reading a page
 	parking  parking
+	guard    prometheus.Observer // of the time until rows are on disk; may be nil
 }
 
 // limits bound the memory of a reader.
@@ -370,7 +372,12 @@ func (rd *reader) awaitFlush(ctx context.Context, lsn string) error {
 	if flushed {
 		return nil
 	}
-	return rd.flush(ctx)
+	begun := time.Now()
+	err := rd.flush(ctx)
+	if rd.guard != nil {
+		rd.guard.Observe(time.Since(begun).Seconds())
+	}
+	return err
 }
 
 // flush puts the write-ahead log on disk, up to here. The update changes
