@@ -95,7 +95,7 @@ func (r *relayRun) steady(ctx context.Context, b *box) error {
 	writers.Wait()
 	took := time.Since(began)
 	info, err := r.stream.Info(ctx)
-	if err = errors.Join(append(errs, err)...); err != nil {
+	if err = errors.Join(errors.Join(errs...), err); err != nil {
 		return joinStop(err, relay)
 	}
 	t := &r.report.Throughput
@@ -161,7 +161,9 @@ func (r *relayRun) relayedAtRate(ctx context.Context, b *box, wake bool, d time.
 	}
 	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
 		if c, ok := arriving.LoadAndDelete(msg.Headers().Get(nats.MsgIdHdr)); ok {
-			close(c.(chan struct{})) //nolint:forcetypeassert // nothing else is stored
+			if arrived, is := c.(chan struct{}); is { // nothing else is stored
+				close(arrived)
+			}
 		}
 	})
 	if err != nil {
