@@ -69,7 +69,7 @@ func TestEveryOperationIsServed(t *testing.T) {
 			if prepare := moments[op.OperationID]; prepare != nil {
 				prepare(s, id)
 			}
-			target := strings.NewReplacer("batch-operations/{id}", "batch-operations/"+s.anyBatch().String(), "{id}", id.String(), "{code}", "internal", "{step}", "update-inventory", "participants/{name}", "participants/payment", "{name}", "order", "{version}", "1", "{letter}", s.deadMessage(id)).Replace(path)
+			target := strings.NewReplacer("batch-operations/{id}", "batch-operations/"+s.anyBatch().String(), "timers/{id}", "timers/"+id.String()+".deadline", "{id}", id.String(), "{code}", "internal", "{step}", "update-inventory", "participants/{name}", "participants/payment", "{name}", "order", "{version}", "1", "{letter}", s.deadMessage(id)).Replace(path)
 			if op.OperationID == "putDefinition" {
 				target = "/v1/definitions/trip" // of which no test needs that it stays what it is
 			}
