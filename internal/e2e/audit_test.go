@@ -159,7 +159,7 @@ func (w *world) sampleOnce(ctx context.Context) error {
 		now := time.Now()
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if era == w.era { // else it cannot be said to which this belongs
+		if era == w.era && era%2 == 0 { // else positions may go back just now, or it cannot be said to which era this belongs
 			w.lanes = append(w.lanes, lanes...)
 		}
 		note(w.passed, passed, now)

@@ -42,7 +42,8 @@ type stored struct {
 }
 
 // laneSample is how a lane's row stood. A position may go back only if somebody
-// rewound it or Postgres forgot it in a crash: that begins a new era.
+// rewound it or Postgres forgot it in a crash: that begins an odd era, in which
+// nobody looks, and its end an even one.
 type laneSample struct {
 	lane, era int
 	xmax, pos int64
